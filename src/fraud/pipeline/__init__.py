@@ -1,0 +1,1 @@
+"""The steps around the domain: what notebooks and the command line call."""
