@@ -6,6 +6,8 @@
     x DataError                a history, capture or label file cannot be used as it is
     x PlatformError            AWS, the local AWS, a port or the disk is not as needed
   + InvalidRequestError        a request body that cannot be answered: HTTP 4xx
+  + EndpointError              the model cannot answer now: HTTP 429 or 5xx
+  x ConflictError              somebody else wrote the document since it was read
   x CaptureFormatError         a captured line that cannot be read: quarantined, counted
   x QualityGateError           a model that must not be deployed: the endpoint stays as it is
   x TrainingJobError           the training job failed or timed out
@@ -59,8 +61,32 @@ class InvalidRequestError(FraudError):
         self.errors = errors or []
 
 
+class EndpointError(FraudError):
+    """A good request that cannot be answered now.
+
+    Parameters
+    ----------
+    detail : str
+        One sentence, free of the caller's own bytes and of the model's logs.
+    status : int
+        HTTP status.
+    retry_after : int, optional
+        Seconds after which another attempt makes sense.
+    """
+
+    def __init__(self, detail: str, status: int, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.retry_after = retry_after
+
+
+class ConflictError(FraudError):
+    """Somebody else wrote the document since it was read, or one's own write was repeated after its answer was lost."""
+
+
 class CaptureFormatError(FraudError):
-    """A captured line that cannot be read; the message is the reason, without the line's content."""
+    """A captured or labelled line that cannot be read; the message is the reason, without the line's content."""
 
 
 class QualityGateError(FraudError):

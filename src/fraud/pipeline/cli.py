@@ -1,0 +1,264 @@
+"""The command line: ``fraud --help``.
+
+Errors are one sentence. Exit code 2 is the user's to mend, 1 is ours; ``--debug`` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fraud import __version__
+from fraud.errors import FraudError, ParameterError
+
+app = typer.Typer(
+    help="Fraud Loop: a fraud model that keeps itself honest.\n\n"
+    'Start with `make run`; by hand: `fraud local up`, `eval "$(fraud local env)"`, `fraud run`.',
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+local = typer.Typer(help="AWS on this machine: start, look at and stop it.", no_args_is_help=True)
+infra = typer.Typer(help="Deploy infra/app.yml: bucket, API, Lambdas, schedule, alarms.", no_args_is_help=True)
+history = typer.Typer(help="The labelled history in raw/.", no_args_is_help=True)
+app.add_typer(local, name="local")
+app.add_typer(infra, name="infra")
+app.add_typer(history, name="history")
+
+ENV = Annotated[str, typer.Option(envvar="FRAUD_ENV", help="Folder of params/: local, staging or prod.")]
+
+
+def _say(line: str = "") -> None:
+    typer.echo(line, err=True)
+
+
+def _pairs(given: list[str], option: str) -> dict[str, str]:
+    """Read ``name=value`` as often as an option was given."""
+    pairs: dict[str, str] = {}
+    for item in given:
+        name, sign, value = item.partition("=")
+        if not sign:
+            raise ParameterError(f"{option} {item!r} must read name=value.")
+        pairs[name.strip()] = value
+    return pairs
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command("run")
+def run_command(
+    env: ENV = "local",
+    run_id: Annotated[str, typer.Option(help="Name of the run; the same name repeats or resumes it.")] = "",
+    first: Annotated[str, typer.Option("--from", help="Start at this notebook, e.g. 02_train or 02.")] = "",
+    only: Annotated[list[str], typer.Option(help="Run just this notebook; may be repeated.")] = [],  # noqa: B006
+    param: Annotated[list[str], typer.Option("--param", "-p", help="name=value, over the params file.")] = [],  # noqa: B006
+    cell_timeout: Annotated[int, typer.Option(help="Longest one cell may take (seconds).", min=1)] = 1800,
+    timeout: Annotated[int, typer.Option(help="Longest everything may take (seconds).", min=1)] = 7200,
+) -> None:
+    """Execute the notebooks 01 to 04 with papermill and archive what they show.
+
+    Parameters come from the notebook's first cell, then `params/<env>/NN.yaml`, then `--param`, and are all checked
+    before anything runs. Examples:
+
+        fraud run --env local
+
+        fraud run --run-id tuesday --from 02 -p learning_rate=0.03
+    """
+    from fraud.pipeline import runner
+
+    overrides = _pairs(param, "--param")
+    this = runner.run(
+        env,
+        run_id=run_id,
+        only=only,
+        first=first,
+        overrides=overrides,
+        cell_timeout=cell_timeout,
+        timeout=timeout,
+        echo=_say,
+    )
+    _say(f"Reports: {runner.REPORTS / this.run_id} and {this.uri('')}")
+
+
+@app.command("params")
+def params_command(
+    env: ENV = "local",
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the tables of the README.")] = False,
+) -> None:
+    """Print every parameter of every notebook: value in this environment, default, meaning."""
+    from fraud.pipeline import parameters
+
+    if markdown:
+        typer.echo(parameters.markdown())
+        return
+    for step in parameters.steps():
+        typer.echo(f"\n{step}")
+        values = parameters.resolve(env, [step])[step]
+        for name, item in parameters.declared(step).items():
+            typer.echo(f"  {name}: {item.type} = {values.get(name, item.default)!r}  # {item.help}")
+
+
+@app.command("sample")
+def sample_command(
+    path: Annotated[Path, typer.Argument(help="Where to write: a .csv or .parquet file.")],
+    rows: Annotated[int, typer.Option(help="Transactions.", min=1)] = 30_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 7,
+    columns: Annotated[str, typer.Option(help="full (434 columns, as train_merged1.csv) or core.")] = "full",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file when it is there.")] = False,
+) -> None:
+    """Make an IEEE-CIS-shaped table of transactions. It shows the product's shape; it says nothing of its quality."""
+    from fraud.demo import sample
+
+    sample.write(path, rows, seed, columns=columns, force=force, echo=_say)
+
+
+@history.command("put")
+def history_put(
+    path: Annotated[Path, typer.Argument(help="A .csv, .csv.gz or .parquet table of labelled transactions.")],
+    target: Annotated[str, typer.Option(help="Column that is 1 for fraud, else 0; empty guesses.")] = "",
+    id_column: Annotated[str, typer.Option("--id", help="Column that names a transaction.")] = "",
+    time: Annotated[str, typer.Option(help="Column that orders transactions in time.")] = "",
+    amount: Annotated[str, typer.Option(help="Column with the amount of money.")] = "",
+    exclude: Annotated[str, typer.Option(help="Columns to keep from the model, comma separated.")] = "",
+    name: Annotated[str, typer.Option(help="Name in raw/; default is the file's own.")] = "",
+) -> None:
+    """Check a labelled table and put it into raw/. Nothing is written when it cannot be used."""
+    from fraud.pipeline import history as histories
+    from fraud.pipeline.dataset import ROLES_KEY
+    from fraud.pipeline.storage import Storage
+    from fraud.pipeline.where import where
+
+    excluded = [item.strip() for item in exclude.split(",") if item.strip()]
+    wanted = {"target": target, "id": id_column, "time": time, "amount": amount}
+    storage = Storage(where().bucket)
+    found = histories.put(storage, path, roles=wanted, exclude=excluded, name=name, echo=_say)
+    storage.write_json(ROLES_KEY, found["roles"] | {"exclude": excluded})
+    typer.echo(json.dumps(found, indent=1))
+
+
+@local.command("up")
+def local_up(
+    port: Annotated[int, typer.Option(help="Port of the AWS services; 0 finds a free one.")] = 0,
+    bare: Annotated[bool, typer.Option("--bare", help="Start the services only; deploy nothing.")] = False,
+) -> None:
+    """Start the local AWS, deploy infra/app.yml to it and make the retraining pipeline. Safe to repeat."""
+    from fraud.pipeline.bring_up import bring_up
+
+    state = bring_up(port=port, bare=bare, echo=_say)
+    _say('Ready. To point this shell at it: eval "$(fraud local env)"')
+    typer.echo(json.dumps(state, indent=1))
+
+
+@local.command("down")
+def local_down() -> None:
+    """Stop the local AWS; what it holds stays on disk."""
+    from fraud.pipeline.bring_up import local_aws
+
+    _say(local_aws("down").strip() or "Stopped.")
+
+
+@local.command("status")
+def local_status() -> None:
+    """Show what runs, where, and what it holds."""
+    from fraud.pipeline.bring_up import local_aws
+
+    typer.echo(local_aws("status").strip())
+
+
+@local.command("env")
+def local_env() -> None:
+    """Print export lines for a shell: eval "$(fraud local env)"."""
+    from fraud.pipeline.bring_up import local_aws
+
+    typer.echo(local_aws("env").strip())
+
+
+@local.command("logs")
+def local_logs(lines: Annotated[int, typer.Option(help="How many lines of each log.", min=1)] = 40) -> None:
+    """Show the last lines of the local AWS's own logs."""
+    from fraud.pipeline.bring_up import local_aws
+
+    typer.echo(local_aws("logs", "--lines", str(lines)).strip())
+
+
+@local.command("tick")
+def local_tick() -> None:
+    """Do now what the schedule does each hour: invoke the drift check with the schedule's own event."""
+    from fraud.pipeline.bring_up import tick
+
+    typer.echo(json.dumps(tick(), indent=1))
+
+
+@infra.command("deploy")
+def infra_deploy(
+    env: ENV = "staging",
+    setting: Annotated[list[str], typer.Option("--set", help="Name=value, a parameter of infra/app.yml.")] = [],  # noqa: B006
+) -> None:
+    """Bundle the Lambdas and create or update the stack in the AWS account that the environment points to.
+
+    Example: fraud infra deploy --env prod --set ReportFrom=drift@example.com --set ReportTo=team@example.com
+    """
+    from fraud.pipeline.infra import deploy_stack
+
+    outputs = deploy_stack(f"fraud-loop-{env}", env, _pairs(setting, "--set"), echo=_say)
+    typer.echo(json.dumps(outputs, indent=1))
+
+
+@infra.command("outputs")
+def infra_outputs(env: ENV = "local") -> None:
+    """Print the stack's outputs: API address, bucket, function names."""
+    from fraud.pipeline.infra import stack_outputs
+
+    typer.echo(json.dumps(stack_outputs(f"fraud-loop-{env}"), indent=1))
+
+
+@infra.command("destroy")
+def infra_destroy(env: ENV = "staging") -> None:
+    """Delete the stack. The bucket stays when it holds anything."""
+    from fraud.pipeline.infra import destroy_stack
+
+    destroy_stack(f"fraud-loop-{env}", echo=_say)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point of the console script; turns errors into one sentence and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [item for item in arguments if item != "--debug"]
+    try:
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        _say("Interrupted. Run the same command again to go on.")
+        sys.exit(130)
+    except typer.Abort:
+        sys.exit(130)
+    except FraudError as error:
+        if debug:
+            raise
+        _say(f"Error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            _say(f"Error: {error.format_message()}")
+            sys.exit(2)
+        if debug:
+            raise
+        _say(f"Error: {type(error).__name__}: {error} (this is a fault of ours; --debug shows where)")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
