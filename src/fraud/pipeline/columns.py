@@ -1,0 +1,133 @@
+"""Types of columns: what a text column of a CSV really holds, and our names for Arrow's types.
+
+A type is one of ``int``, ``float``, ``bool``, ``text``, ``time``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MOSTLY = 0.95  # a column with this share of numbers is one of numbers, and what is no number a defect
+MISSING_NUMBER = ["", "NA", "N/A", "NaN", "nan", "-nan", "null", "NULL", "None", "#N/A", "<NA>"]
+MISSING_TEXT = ["", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"]  # NA may be a country
+TRUE, FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
+ARROW = {
+    "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string(), "time": pa.timestamp("us"),
+}  # fmt: skip
+NUMBERS = ("int", "float", "bool")
+
+
+def describe(value: object) -> str:
+    """Say of what kind a value is, without showing it.
+
+    Examples
+    --------
+    >>> describe("1.234,50")
+    'a number with commas, spaces or a currency sign'
+    """
+    text = str(value)
+    if not text.strip():
+        return "an empty value"
+    if re.fullmatch(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?", text):
+        return "a date"
+    if re.fullmatch(r"[-+ ]?[$€£¥]?[\d.,' ]+[$€£¥%]?", text):
+        return "a number with commas, spaces or a currency sign"
+    return f"text of {len(text)} character{'s' * (len(text) > 1)}"
+
+
+@dataclass
+class Tally:
+    """What one text column of a CSV holds, over all its rows.
+
+    Attributes
+    ----------
+    values, numbers, integers, truths : int
+        How many are given, numbers, whole numbers (-1 once one was not), truth values.
+    bad_row, bad : int, str
+        First row from 1 whose value is no number, and the value; 0 when there is none.
+    """
+
+    values: int = 0
+    numbers: int = 0
+    integers: int = 0
+    truths: int = 0
+    bad_row: int = 0
+    bad: str = ""
+
+    def add(self, column: pl.Series, offset: int) -> None:
+        """Count some more rows; ``offset`` rows came before."""
+        text = column.str.strip_chars()
+        given = ~(text.is_null() | text.is_in(MISSING_NUMBER))
+        number = text.cast(pl.Float64, strict=False).is_not_null() & given
+        self.values += int(given.sum())
+        self.numbers += int(number.sum())
+        if self.integers >= 0:
+            whole = int((text.cast(pl.Int64, strict=False).is_not_null() & given).sum())
+            self.integers = self.integers + whole if whole == int(given.sum()) else -1
+        if self.numbers < self.values:
+            self.truths += int(text.is_in(TRUE + FALSE).sum())
+            if not self.bad_row and (at := (given & ~number).arg_max()) is not None and bool((given & ~number)[at]):
+                self.bad_row, self.bad = offset + at + 1, str(column[at])
+
+    @property
+    def type(self) -> str:
+        """Type that holds every value."""
+        if self.values == 0:
+            return "float"
+        if self.truths == self.values:
+            return "bool"
+        if self.numbers == self.values:
+            return "int" if self.integers >= 0 else "float"
+        return "text"
+
+
+def natural(kind: pa.DataType) -> str:
+    """Our type for an Arrow one; empty when it is no single value."""
+    if pa.types.is_dictionary(kind):
+        return natural(kind.value_type)
+    if pa.types.is_boolean(kind):
+        return "bool"
+    if pa.types.is_integer(kind) and kind != pa.uint64():
+        return "int"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or kind == pa.uint64():
+        return "float"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return "time"
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string" in str(kind) else ""
+
+
+def cast(chunk: pa.Table, types: Mapping[str, str]) -> pa.Table:
+    """Give a chunk our types, and one way to be missing: null."""
+    columns = []
+    for name in chunk.column_names:
+        column, kind = chunk[name].combine_chunks(), types[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+            column = pa.nulls(len(column), pa.string())
+        if pa.types.is_timestamp(column.type) and column.type.tz:
+            column = column.cast(pa.timestamp(column.type.unit, "UTC")).cast(pa.timestamp(column.type.unit))
+        if column.type != ARROW[kind]:
+            column = column.cast(ARROW[kind], safe=kind != "time")
+        if kind == "float" and pc.all(pc.is_finite(column)).as_py() is False:
+            column = pc.if_else(pc.is_finite(column), column, None)
+        if kind == "text":
+            column = pc.if_else(pc.is_in(column, value_set=pa.array(MISSING_TEXT)), None, column)
+        columns.append(column)
+    return pa.table(columns, names=chunk.column_names)
+
+
+def count_numbers(chunk: pa.Table, tallies: Mapping[str, Tally]) -> None:
+    """Count values and numbers of some text columns."""
+    for name, tally in tallies.items():
+        counted = pc.value_counts(chunk[name])
+        frame = pl.DataFrame({"text": pl.from_arrow(counted.field(0)), "n": pl.from_arrow(counted.field(1))})
+        frame = frame.filter(~pl.col("text").is_in(MISSING_NUMBER))
+        tally.values += int(frame["n"].sum())
+        tally.numbers += int(frame.filter(pl.col("text").cast(pl.Float64, strict=False).is_not_null())["n"].sum())
