@@ -1,0 +1,384 @@
+"""Every figure of the notebooks: data in, Axes out.
+
+Grey is what the model was trained on, blue is live, red is over a threshold; thresholds are drawn, units stand on axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+TRAINED, LIVE, OVER, CHAMPION = "#8a94a0", "#2f6fb5", "#c0392b", "#b7bec6"
+
+
+def _axes(ax: Axes | None, width: float = 7.2, height: float = 3.0) -> Axes:
+    """Use the given Axes or make one in this product's proportions."""
+    if ax is None:
+        ax = plt.subplots(figsize=(width, height), layout="constrained")[1]
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(length=3)
+    return ax
+
+
+def plain(text: object, width: int = 28) -> str:
+    """Data as a label: shortened, and never read as mathematics."""
+    shown = str(text)
+    shown = shown if len(shown) <= width else shown[: width - 1] + "…"
+    return shown.replace("$", r"\$")
+
+
+def plot_label_sources(counts: Mapping[str, int], ax: Axes | None = None) -> Axes:
+    """Rows by where their label comes from.
+
+    Parameters
+    ----------
+    counts : mapping of str to int
+        Rows per source; ``history`` is drawn as trained on, the rest as live.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax, height=0.6 + 0.42 * max(len(counts), 1))
+    names = list(counts)[::-1]
+    values = [counts[name] for name in names]
+    bars = ax.barh(names, values, color=[TRAINED if name == "history" else LIVE for name in names])
+    ax.bar_label(bars, labels=[f"{value:,}" for value in values], padding=4)
+    ax.set_xlabel("rows")
+    ax.margins(x=0.15)
+    return ax
+
+
+def plot_captured(hours: Sequence[Any], counts: Sequence[int], ax: Axes | None = None) -> Axes:
+    """Captured transactions per hour.
+
+    Parameters
+    ----------
+    hours : sequence of datetime
+        Beginning of each hour, UTC.
+    counts : sequence of int
+        Transactions in it.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    if len(hours) == 0:
+        ax.text(0.5, 0.5, "no captured traffic yet", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+        ax.set_xticks([])
+    else:
+        ax.bar(np.arange(len(hours)), counts, color=LIVE, width=0.9)
+        step = max(1, len(hours) // 8)
+        ax.set_xticks(np.arange(0, len(hours), step), [f"{hour:%d %b %H}h" for hour in hours[::step]])
+    ax.set_ylabel("transactions per hour")
+    ax.set_xlabel("hour (UTC)")
+    return ax
+
+
+def plot_learning_curve(curve: Mapping[str, Sequence[float]], best: int, ax: Axes | None = None) -> Axes:
+    """AUC by boosting round, training and validation, with the round that was kept.
+
+    Parameters
+    ----------
+    curve : mapping
+        ``iteration``, ``train_auc`` and ``valid_auc``, equally long.
+    best : int
+        Round kept.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    ax.plot(curve["iteration"], curve["train_auc"], color=TRAINED, label="training rows")
+    ax.plot(curve["iteration"], curve["valid_auc"], color=LIVE, label="validation rows (later)")
+    ax.axvline(best, color="black", lw=0.8, ls=":", label=f"kept: round {best}")
+    ax.set_xlabel("boosting round")
+    ax.set_ylabel("AUC ROC")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_roc_and_pr(metrics: Mapping[str, Any]) -> Figure:
+    """ROC and precision–recall side by side; challenger solid, champion dashed, areas in the legend.
+
+    Parameters
+    ----------
+    metrics : mapping
+        ``metrics.json`` of the training job.
+
+    Returns
+    -------
+    Figure
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
+    for prefix, style, colour, name in (
+        ("champion_", "--", CHAMPION, "champion"),
+        ("", "-", LIVE, "challenger"),
+    ):
+        if metrics.get(f"{prefix}roc"):
+            roc, pr = metrics[f"{prefix}roc"], metrics[f"{prefix}pr"]
+            left.plot(roc["fpr"], roc["tpr"], style, color=colour, label=f"{name} {metrics[f'{prefix}auc']:.3f}")
+            area = metrics[f"{prefix}average_precision"]
+            right.plot(pr["recall"], pr["precision"], style, color=colour, label=f"{name} {area:.3f}")
+    left.plot([0, 1], [0, 1], color=TRAINED, lw=0.7, ls=":")
+    left.set_xlabel("false positive rate")
+    left.set_ylabel("recall (frauds found)")
+    left.set_title("ROC (area)", fontsize=10)
+    rate = metrics.get("fraud_rate_validation")
+    if rate is not None:
+        right.axhline(rate, color=TRAINED, lw=0.7, ls=":")
+    right.set_xlabel("recall (frauds found)")
+    right.set_ylabel("precision (alerts that are fraud)")
+    right.set_title("Precision–recall (average precision)", fontsize=10)
+    for ax in (left, right):
+        _axes(ax)
+        ax.legend(frameon=False)
+        ax.set_ylim(0, 1.02)
+    return figure
+
+
+def plot_importance(importance: Sequence[Mapping[str, Any]], top: int = 20, ax: Axes | None = None) -> Axes:
+    """Features by their share of the total gain.
+
+    Parameters
+    ----------
+    importance : sequence of mapping
+        ``feature`` and ``gain``, sorted.
+    top : int
+        How many to draw.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    shown = list(importance[:top])[::-1]
+    ax = _axes(ax, height=0.7 + 0.22 * max(len(shown), 1))
+    total = sum(item["gain"] for item in importance) or 1.0
+    ax.barh([plain(item["feature"]) for item in shown], [100 * item["gain"] / total for item in shown], color=TRAINED)
+    ax.set_xlabel("share of total gain (%)")
+    return ax
+
+
+def plot_class_scores(scores: Mapping[str, Sequence[float]], threshold: float, ax: Axes | None = None) -> Axes:
+    """Scores of legitimate and fraudulent validation rows on a logarithmic count, with the decision threshold.
+
+    Parameters
+    ----------
+    scores : mapping
+        ``edges`` (n + 1) and the counts ``legit`` and ``fraud`` (n each).
+    threshold : float
+        Score at or above which a transaction is reviewed.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    edges = np.asarray(scores["edges"], dtype=float)
+    ax.stairs(scores["legit"], edges, fill=True, color=TRAINED, alpha=0.6, label="legitimate")
+    ax.stairs(scores["fraud"], edges, color=OVER, lw=1.6, label="fraud")
+    ax.axvline(threshold, color="black", lw=0.8, ls=":", label=f"review from {threshold:.3g}")
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_xlabel("fraud probability")
+    ax.set_ylabel("validation rows")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_availability(probes: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """Latency of every probe through the whole update; failures red; the shift between models visible by colour.
+
+    Parameters
+    ----------
+    probes : sequence of mapping
+        ``at`` (seconds since the start), ``ms``, ``ok`` and ``model_version``.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    versions = list(dict.fromkeys(probe["model_version"] for probe in probes if probe["ok"]))
+    for version in versions:
+        mine = [probe for probe in probes if probe["ok"] and probe["model_version"] == version]
+        colour = LIVE if version == versions[-1] else TRAINED
+        label = f"{plain(version)} ({len(mine):,})"
+        ax.plot([probe["at"] for probe in mine], [probe["ms"] for probe in mine], ".", ms=4, color=colour, label=label)
+    failed = [probe for probe in probes if not probe["ok"]]
+    ax.plot([p["at"] for p in failed], [p["ms"] for p in failed], "x", color=OVER, label=f"failed ({len(failed)})")
+    ax.set_xlabel("seconds since the update began")
+    ax.set_ylabel("latency (ms)")
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False, title="answered by", fontsize=8)
+    return ax
+
+
+def plot_served_against_offline(offline: Sequence[float], served: Sequence[float], ax: Axes | None = None) -> Axes:
+    """Scores that the endpoint gave against the scores of training, on the line where they are equal.
+
+    Parameters
+    ----------
+    offline, served : sequence of float
+        Scores of the same transactions, in the same order.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax, width=3.6, height=3.2)
+    ax.plot([0, 1], [0, 1], color=TRAINED, lw=0.8)
+    ax.plot(offline, served, "o", ms=4, color=LIVE)
+    ax.set_xlabel("score at training")
+    ax.set_ylabel("score served")
+    return ax
+
+
+def plot_rules(rules: Sequence[Mapping[str, Any]], top: int = 15, ax: Axes | None = None) -> Axes:
+    """How far each drift rule is from its threshold; red past it.
+
+    Parameters
+    ----------
+    rules : sequence of mapping
+        ``rules`` of a verdict.
+    top : int
+        How many to draw, the largest share of their threshold first.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    share = [(abs(rule["score"]) / rule["threshold"], rule) for rule in rules if rule["score"] is not None]
+    shown = sorted(share, key=lambda item: (item[0], item[1]["feature"]), reverse=True)[:top][::-1]
+    ax = _axes(ax, height=0.9 + 0.24 * max(len(shown), 1))
+    if not shown:
+        ax.text(0.5, 0.5, "nothing to compare yet", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+        ax.set_yticks([])
+        ax.set_xlim(0, 5)
+    names = [f"{plain(rule['feature'])} · {rule['rule'].replace('_', ' ')}" for _, rule in shown]
+    ax.barh(names, [min(value, 5) for value, _ in shown], color=[OVER if r["fired"] else LIVE for _, r in shown])
+    ax.axvline(1, color="black", lw=0.9, ls="--")
+    ax.set_xlabel("drift score as a multiple of its threshold (cut at 5)")
+    return ax
+
+
+def plot_distributions(panels: Sequence[Mapping[str, Any]]) -> Figure:
+    """Small multiples: share of rows per bin, training grey, live blue.
+
+    Parameters
+    ----------
+    panels : sequence of mapping
+        ``feature``, ``labels``, ``reference`` and ``current`` (shares that sum to 1).
+
+    Returns
+    -------
+    Figure
+    """
+    columns = 3
+    lines = max(1, -(-len(panels) // columns))
+    figure, axes = plt.subplots(lines, columns, figsize=(8.4, 2.1 * lines + 0.5), layout="constrained", squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        _axes(ax)
+        place = np.arange(len(panel["labels"]))
+        ax.bar(
+            place,
+            [100 * value for value in panel["reference"]],
+            width=0.9,
+            color=TRAINED,
+            alpha=0.7,
+            label="trained on",
+        )
+        ax.step(place, [100 * value for value in panel["current"]], where="mid", color=LIVE, lw=1.6, label="live")
+        ax.set_title(plain(panel["feature"]), fontsize=9)
+        step = max(1, len(place) // 4)
+        ax.set_xticks(place[::step], [plain(label, 9) for label in panel["labels"][::step]], fontsize=7, rotation=20)
+        ax.set_ylabel("rows (%)", fontsize=8)
+    if panels:
+        axes.flat[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot_alert_rate(
+    hours: Sequence[Any], rates: Sequence[float], reference: float | None, ax: Axes | None = None
+) -> Axes:
+    """Share of live transactions sent to review, by hour, against the share on training rows.
+
+    Parameters
+    ----------
+    hours : sequence of datetime
+        Beginning of each hour, UTC.
+    rates : sequence of float
+        Share at or above the decision threshold.
+    reference : float or None
+        The same share on training rows.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    ax.plot(np.arange(len(hours)), [100 * rate for rate in rates], "o-", ms=4, color=LIVE, label="live")
+    if reference is not None:
+        ax.axhline(100 * reference, color=TRAINED, lw=1, label="on training rows")
+    step = max(1, len(hours) // 8)
+    ax.set_xticks(np.arange(0, len(hours), step), [f"{hour:%d %b %H}h" for hour in hours[::step]])
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("hour (UTC)")
+    ax.set_ylabel("sent to review (%)")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_live_scores(low: Sequence[float], rows: Sequence[int], threshold: float, ax: Axes | None = None) -> Axes:
+    """Scores that callers got, on a logarithmic count, with the threshold of pseudo-labels.
+
+    Parameters
+    ----------
+    low : sequence of float
+        Lower end of each bin; the bins have one width.
+    rows : sequence of int
+        Live rows in it.
+    threshold : float
+        Drawn dotted.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    ax.stairs(rows, [*low, 1.0], fill=True, color=LIVE)
+    ax.axvline(threshold, color="black", lw=0.8, ls=":", label=f"pseudo-label from {threshold:g}")
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("fraud probability served")
+    ax.set_ylabel("live rows")
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,93 @@
+import datetime as dt
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from fraud.pipeline import plots
+
+HOURS = [dt.datetime(2026, 1, 1, hour) for hour in range(24)]
+METRICS = {
+    "auc": 0.9,
+    "average_precision": 0.5,
+    "fraud_rate_validation": 0.03,
+    "roc": {"fpr": [0, 0.1, 1], "tpr": [0, 0.8, 1]},
+    "pr": {"precision": [0.03, 0.5, 1], "recall": [1, 0.5, 0]},
+}
+RULE = {"rule": "psi", "feature": "a", "score": 0.5, "threshold": 0.25, "fired": True}
+PROBES = [
+    {"at": 0.1, "ms": 3, "ok": True, "model_version": "a", "error": ""},
+    {"at": 0.2, "ms": 4, "ok": False, "model_version": "", "error": "ModelError"},
+    {"at": 0.3, "ms": 3, "ok": True, "model_version": "b", "error": ""},
+]
+DRAWN = {
+    "label_sources": lambda: plots.plot_label_sources({"history": 10, "truth": 2}),
+    "captured": lambda: plots.plot_captured(HOURS, list(range(24))),
+    "learning_curve": lambda: plots.plot_learning_curve(
+        {"iteration": [1, 2], "train_auc": [0.7, 0.8], "valid_auc": [0.6, 0.7]}, 2
+    ),
+    "importance": lambda: plots.plot_importance([{"feature": "a", "gain": 2.0}, {"feature": "b", "gain": 1.0}]),
+    "class_scores": lambda: plots.plot_class_scores({"edges": [0, 0.5, 1], "legit": [9, 1], "fraud": [1, 2]}, 0.4),
+    "availability": lambda: plots.plot_availability(PROBES),
+    "served": lambda: plots.plot_served_against_offline([0.1, 0.2], [0.1, 0.2]),
+    "rules": lambda: plots.plot_rules([RULE]),
+    "alert_rate": lambda: plots.plot_alert_rate(HOURS, [0.02] * 24, 0.03),
+}
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_axes_carry_labels(name):
+    ax = DRAWN[name]()
+    assert ax.get_xlabel(), "an axis without a name"
+    ax.figure.canvas.draw()
+
+
+def test_draws_where_it_is_told():
+    given = plt.subplots()[1]
+    assert plots.plot_rules([RULE], ax=given) is given and plots.plot_captured(HOURS, [1] * 24, ax=given) is given
+
+
+def test_failures_and_fired_rules_are_red():
+    failed = [line for line in plots.plot_availability(PROBES).lines if line.get_marker() == "x"]
+    assert failed[0].get_color() == plots.OVER and len(failed[0].get_xdata()) == 1
+    bars = plots.plot_rules([RULE, RULE | {"fired": False, "feature": "b", "score": 0.1}]).patches
+    assert {matplotlib.colors.to_hex(bar.get_facecolor()) for bar in bars} == {plots.OVER, plots.LIVE}
+
+
+def test_roc_shows_the_champion_only_when_there_is_one():
+    alone = plots.plot_roc_and_pr(METRICS)
+    both = plots.plot_roc_and_pr(
+        METRICS | {f"champion_{k}": v for k, v in METRICS.items() if k != "fraud_rate_validation"}
+    )
+    assert len(alone.axes[0].get_legend().get_texts()) == 1
+    assert [text.get_text() for text in both.axes[0].get_legend().get_texts()] == ["champion 0.900", "challenger 0.900"]
+
+
+@pytest.mark.parametrize("name", ["$x$", "$\\frac{", "a" * 80, "", None, "<b>", "漢字"])
+def test_any_category_can_be_drawn(name):
+    panel = {"feature": name, "labels": [name, "b"], "reference": [0.5, 0.5], "current": [1, 0]}
+    with pytest.MonkeyPatch.context():
+        import warnings
+
+        warnings.filterwarnings("ignore", message="Glyph")
+        plots.plot_distributions([panel]).canvas.draw()
+        plots.plot_rules([RULE | {"feature": name}]).figure.canvas.draw()
+
+
+@pytest.mark.parametrize("panels", [0, 1, 3, 7])
+def test_small_multiples_of_any_number(panels):
+    panel = {"feature": "f", "labels": ["a", "b"], "reference": [0.5, 0.5], "current": [0.1, 0.9]}
+    plots.plot_distributions([panel] * panels).canvas.draw()
+
+
+def test_nothing_to_show_is_said():
+    assert "no captured traffic" in plots.plot_captured([], []).texts[0].get_text()
+    assert "nothing to compare" in plots.plot_rules([]).texts[0].get_text()
