@@ -1,0 +1,90 @@
+"""Fixtures of the whole house."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class House:
+    """A local AWS of its own with the stack deployed and a small history in ``raw/``.
+
+    Attributes
+    ----------
+    state : Path
+        Its folder.
+    environment : dict of str to str
+        Variables that point a process at it.
+    bucket : str
+        The bucket.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FRAUD_"))
+        } | {"FRAUD_LOCAL_STATE": str(state), "FRAUD_LOCAL_CAPTURE_SECONDS": "1"}
+        self.outputs = json.loads(self.fraud("local", "up").stdout)["outputs"]
+        self.bucket = self.outputs["BucketName"]
+        lines = self.fraud("local", "env").stdout.splitlines()
+        self.environment |= dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+    def fraud(self, *arguments, code=0, timeout=600, **environment):
+        """Run the command line as a user does; fails the test on another exit code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fraud.pipeline.cli", *arguments],
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=self.state,
+        )
+        assert done.returncode == code, f"fraud {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def s3(self):
+        """A client of its own."""
+        import boto3
+
+        wanted = {name: self.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        return boto3.client(
+            "s3",
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+            region_name=self.environment["AWS_REGION"],
+            aws_access_key_id=wanted["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=wanted["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def read(self, key):
+        """Body of an object."""
+        return self.s3().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def keys(self, prefix):
+        """Keys under a prefix."""
+        return [
+            item["Key"] for item in self.s3().list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
+        ]
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory):
+    """The product deployed on a local AWS of the test session."""
+    house = None
+    state = tmp_path_factory.mktemp("house")
+    try:
+        house = House(state)
+        table = state / "history.parquet"
+        house.fraud("sample", str(table), "--rows", "4000", "--columns", "core")
+        house.fraud("history", "put", str(table))
+        yield house
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "fraud.localaws", "down"],
+            env=os.environ | {"FRAUD_LOCAL_STATE": str(state)},
+            check=False,
+        )

@@ -1,0 +1,121 @@
+"""The four notebooks, run in every way a person may run them, on a local AWS of the test session."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from fraud.pipeline import parameters
+
+pytestmark = pytest.mark.localaws
+FEW = ["-p", "num_boost_round=40", "-p", "min_auc=0.5", "-p", "max_auc_drop=0.5", "-p", "wait_seconds=1"]
+
+
+@pytest.fixture(scope="module")
+def run(house):
+    """One committed run through the runner."""
+    house.fraud("run", "--run-id", "exec1", *FEW)
+    return {step: json.loads(house.read(f"runs/exec1/{step}.json")) for step in parameters.steps()}
+
+
+def test_the_run_is_committed_with_notebooks_reports_and_records(house, run):
+    keys = set(house.keys("runs/exec1/"))
+    for step in parameters.steps():
+        assert {f"runs/exec1/{step}.{kind}" for kind in ("ipynb", "html", "json")} <= keys
+    committed = json.loads(house.read("runs/exec1/COMMITTED"))
+    assert set(committed["records"]) == set(parameters.steps())
+
+
+def test_each_notebook_recorded_what_the_next_one_reads(run):
+    assert run["01_merge_data"]["rows"] == {"history": 4000, "live": 0}
+    assert run["02_train"]["n_train"] + run["02_train"]["n_validation"] == 4000
+    assert 0.5 < run["02_train"]["auc"] <= 1
+    assert run["03_deploy"]["model_version"] == "exec1" and run["03_deploy"]["n_failed"] == 0
+    assert run["04_drift_report"]["verdict_name"] == "INSUFFICIENT_DATA"
+
+
+def test_the_release_is_the_model_of_the_run(house, run):
+    current = json.loads(house.read("releases/fraud/current.json"))
+    assert current["run_id"] == "exec1" and current["model_sha256"] == run["02_train"]["model_sha256"]
+
+
+def test_reports_show_figures_and_no_code(house, run):
+    for step in parameters.steps():
+        page = house.read(f"runs/exec1/{step}.html").decode()
+        assert "<script" not in page and "http://" not in page and "begin(" not in page
+    assert house.read("runs/exec1/02_train.html").decode().count("data:image/png") >= 4
+
+
+def test_repeating_a_finished_step_gives_the_same_result(house, run):
+    before = {key: house.read(key) for key in house.keys("runs/exec1/data/")}
+    done = house.fraud("run", "--run-id", "exec1", "--from", "02", *FEW, code=2)
+    assert "committed already" in done.stderr
+    assert before == {key: house.read(key) for key in house.keys("runs/exec1/data/")}
+
+
+def test_the_same_rows_and_parameters_give_the_same_trees(house, run):
+    house.fraud("run", "--run-id", "exec2", "--only", "01", "--only", "02", *FEW[:6])
+    again = json.loads(house.read("runs/exec2/02_train.json"))
+    assert again["trees_sha256"] == run["02_train"]["trees_sha256"]
+
+
+def test_the_report_was_mailed(house, run):
+    assert list((house.state / "mail").glob("*.eml"))
+
+
+@pytest.mark.parametrize("step", ["01_merge_data", "04_drift_report"])
+def test_plain_papermill(house, run, step, tmp_path):
+    out = tmp_path / "out.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", str(parameters.NOTEBOOKS / f"{step}.ipynb"), str(out), "--no-progress-bar"],
+        env=house.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert nbformat.read(out, as_version=4).metadata.papermill.exception is None
+
+
+def test_nbval_with_defaults(house, run, tmp_path):
+    """As a person in Jupyter: the notebook's own folder, its own defaults, the newest run continued."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+        + [str(parameters.NOTEBOOKS / f"{step}.ipynb") for step in ("01_merge_data", "03_deploy", "04_drift_report")],
+        env=house.environment,
+        cwd=parameters.NOTEBOOKS,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_without_any_aws_the_notebook_says_what_to_do(tmp_path):
+    import os
+
+    bare = {n: v for n, v in os.environ.items() if not n.startswith(("AWS_", "FRAUD_"))}
+    bare |= {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(parameters.NOTEBOOKS / "04_drift_report.ipynb"),
+            str(tmp_path / "o.ipynb"),
+        ],
+        env=bare,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "No AWS region is known" in done.stderr and "fraud local up" in done.stderr
+
+
+def test_a_refused_model_stops_the_run_and_leaves_the_endpoint(house, run):
+    done = house.fraud("run", "--run-id", "refused", *FEW[:2], "-p", "min_auc=0.999", code=1)
+    assert "QualityGateError" in done.stderr.strip().splitlines()[-1]
+    assert json.loads(house.read("releases/fraud/current.json"))["run_id"] == "exec1"
+    assert "runs/refused/02_train.html" in house.keys("runs/refused/")
+    assert "runs/refused/COMMITTED" not in house.keys("runs/refused/")
