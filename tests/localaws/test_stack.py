@@ -1,0 +1,285 @@
+"""infra/app.yml deployed for real: API, Lambdas, schedule, alarms, roles; update, refusal, deletion.
+
+It lives in a region of its own, so that no other deployment on the same local AWS is in its way; its Lambdas are two
+small ones that say what they see.
+"""
+
+import json
+import os
+import urllib.error
+import urllib.request
+
+import boto3
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+
+from fraud.errors import PlatformError
+from fraud.pipeline import deployment, infra
+from fraud.pipeline import where as places
+
+pytestmark = pytest.mark.localaws
+REGION = "eu-central-1"
+STACK = "fraud-loop-test"
+ENDPOINT = "fraud-test"
+BUNDLE = '''
+import argparse, hashlib, json, pathlib, zipfile
+parser = argparse.ArgumentParser()
+parser.add_argument("--env")
+parser.add_argument("--out", type=pathlib.Path)
+parser.add_argument("--this-python", action="store_true")
+chosen = parser.parse_args()
+app = """
+import json, os
+def handler(event, context):
+    names = [n for n in os.environ if n in ("BUCKET", "ENDPOINT_NAME") or n.startswith("AWS_ENDPOINT_URL")]
+    seen = {"release": "RELEASE", "body": event.get("body"), "env": {n: os.environ[n] for n in names}}
+    return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": json.dumps(seen)}
+"""
+built = {}
+for name in ("inference", "drift_check"):
+    path = chosen.out / f"{name}-{hashlib.sha256(app.encode()).hexdigest()[:16]}.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("app.py", app)
+    built[name] = str(path)
+print(json.dumps(built))
+'''
+
+
+class Deployed:
+    """The stack under test and what is needed to change it."""
+
+    def __init__(self, folder):
+        self.script = folder / "bundle.py"
+        self.said = []
+        self.release("one")
+        self.outputs = self.deploy()
+
+    def release(self, name):
+        self.script.write_text(BUNDLE.replace("RELEASE", name))
+
+    def deploy(self, stack=STACK, **parameters):
+        self.said.clear()
+        return infra.deploy_stack(stack, "local", {"EndpointName": ENDPOINT, **parameters}, echo=self.said.append)
+
+    def call(self, method, path, body=None, *, signed=True):
+        """Status and body of a request, as curl --aws-sigv4 sends it."""
+        request = AWSRequest(method, infra.api_url(self.outputs) + path, data=body)
+        if signed:
+            SigV4Auth(boto3.Session().get_credentials(), "execute-api", REGION).add_auth(request)
+        plain = urllib.request.Request(request.url, body, dict(request.headers), method=method)
+        try:
+            with urllib.request.urlopen(plain, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+
+def forget_clients():
+    for cached in (places.client, places.client_once, places.where):
+        cached.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def stack(aws, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (aws.environment | {"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}).items():
+            patch.setenv(name, value)
+        for name in [name for name in os.environ if name.startswith("FRAUD_") and name != "FRAUD_LOCAL_STATE"]:
+            patch.delenv(name)
+        folder = tmp_path_factory.mktemp("stack")
+        patch.setattr(infra, "BUNDLE", folder / "bundle.py")
+        forget_clients()
+        deployed = Deployed(folder)
+        yield deployed
+        infra.destroy_stack(STACK)
+        forget_clients()
+
+
+def test_the_api_answers_signed_requests_only(stack):
+    assert stack.call("GET", "/health", signed=False)[0] == 403
+    status, seen = stack.call("POST", "/predict", b'{"amount": 1}')
+    assert (status, seen["body"]) == (200, '{"amount": 1}')
+    assert stack.call("POST", "/labels", b"{}")[0] == 200
+    assert stack.call("GET", "/health")[0] == 200
+    assert stack.call("GET", "/predict")[0] == 403
+
+
+def test_the_lambda_talks_to_the_aws_that_it_was_deployed_from(stack):
+    expected = {
+        "BUCKET": stack.outputs["BucketName"],
+        "ENDPOINT_NAME": ENDPOINT,
+        "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
+        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": os.environ["AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"],
+    }
+    assert variables(stack, "InferenceFunctionName") == expected
+    assert expected.items() <= stack.call("GET", "/health")[1]["env"].items()
+    assert variables(stack, "DriftFunctionName") == {
+        "BUCKET": stack.outputs["BucketName"],
+        "ENDPOINT_NAME": ENDPOINT,
+        "PIPELINE_NAME": stack.outputs["PipelineName"],
+        "TOPIC_ARN": stack.outputs["AlarmTopicArn"],
+        "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
+        "AWS_ENDPOINT_URL_CODEPIPELINE": os.environ["AWS_ENDPOINT_URL_CODEPIPELINE"],
+    }
+
+
+def variables(stack, output):
+    """Environment of a function, as Lambda has it on record."""
+    name = stack.outputs[output]
+    return places.client("lambda").get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+
+
+def test_where_is_found_as_notebooks_find_it(stack):
+    found = places.where()
+    assert (found.bucket, found.region) == (stack.outputs["BucketName"], REGION)
+    assert (found.train_role_arn, found.serve_role_arn) == (
+        stack.outputs["TrainRoleArn"],
+        stack.outputs["ServeRoleArn"],
+    )
+    assert found.image_uri == "492215442770.dkr.ecr.eu-central-1.amazonaws.com/sagemaker-scikit-learn:1.9-0-cpu-py3"
+    assert (found.pipeline_name, found.report_to, found.kms_key_arn) == (stack.outputs["PipelineName"], [], "")
+
+
+def test_the_schedule_calls_the_drift_check(stack):
+    schedule = places.client("scheduler").get_schedule(Name=stack.outputs["DriftScheduleName"])
+    assert (schedule["State"], schedule["ScheduleExpression"]) == ("ENABLED", "rate(1 hour)")
+    assert schedule["Target"]["Arn"].endswith(f":function:{stack.outputs['DriftFunctionName']}")
+    assert json.loads(schedule["Target"]["Input"])["source"] == "fraud.schedule"
+    answer = places.client("lambda").invoke(
+        FunctionName=schedule["Target"]["Arn"], Payload=schedule["Target"]["Input"].encode()
+    )
+    assert "FunctionError" not in answer
+    assert json.loads(json.loads(answer["Payload"].read())["body"])["env"]["ENDPOINT_NAME"] == ENDPOINT
+
+
+def test_the_alarms_that_guard_a_deployment_go_off_and_calm_down(stack):
+    watch = places.client("cloudwatch")
+    names = deployment.alarm_names(ENDPOINT)
+    dimensions = [{"Name": "EndpointName", "Value": ENDPOINT}, {"Name": "VariantName", "Value": "AllTraffic"}]
+
+    def put(metric, value, unit):
+        datum = {"MetricName": metric, "Dimensions": dimensions, "Value": value, "Unit": unit}
+        watch.put_metric_data(Namespace="AWS/SageMaker", MetricData=[datum])
+        return {a["AlarmName"]: a["StateValue"] for a in watch.describe_alarms(AlarmNames=names)["MetricAlarms"]}
+
+    states = put("Invocation5XXErrors", 0.0, "None")
+    assert states[f"fraud-{ENDPOINT}-5xx"] == "OK"
+    assert put("ModelLatency", 20_000.0, "Microseconds")[f"fraud-{ENDPOINT}-latency"] == "OK"
+    states = put("Invocation5XXErrors", 1.0, "None")
+    assert states == {f"fraud-{ENDPOINT}-5xx": "ALARM", f"fraud-{ENDPOINT}-latency": "OK"}
+    for _ in range(5):
+        states = put("ModelLatency", 900_000.0, "Microseconds")
+    assert states[f"fraud-{ENDPOINT}-latency"] == "ALARM"
+
+
+ALLOWED = [
+    ("InferenceRole", "sagemaker:InvokeEndpoint", "arn:aws:sagemaker:{region}:{account}:endpoint/fraud-test"),
+    ("InferenceRole", "s3:GetObject", "arn:aws:s3:::{bucket}/releases/fraud-test/current.json"),
+    ("InferenceRole", "s3:PutObject", "arn:aws:s3:::{bucket}/labels/2026/01/02/03/x.jsonl"),
+    ("DriftRole", "s3:PutObject", "arn:aws:s3:::{bucket}/locks/drift/fraud-test.json"),
+    ("DriftRole", "codepipeline:StartPipelineExecution", "arn:aws:codepipeline:{region}:{account}:fraud-retrain"),
+    ("TrainRole", "s3:GetObject", "arn:aws:s3:::{bucket}/ledger/history/x/part-00000.parquet"),
+    ("TrainRole", "s3:PutObject", "arn:aws:s3:::{bucket}/runs/r/model/job/output/model.tar.gz"),
+    ("ServeRole", "s3:PutObject", "arn:aws:s3:::{bucket}/data-capture/fraud-test/AllTraffic/x.jsonl"),
+]
+REFUSED = [
+    ("InferenceRole", "sagemaker:InvokeEndpoint", "arn:aws:sagemaker:{region}:{account}:endpoint/other"),
+    ("InferenceRole", "s3:GetObject", "arn:aws:s3:::{bucket}/raw/history.csv"),
+    ("InferenceRole", "s3:PutObject", "arn:aws:s3:::{bucket}/releases/fraud-test/current.json"),
+    ("DriftRole", "s3:PutObject", "arn:aws:s3:::{bucket}/data-capture/fraud-test/x.jsonl"),
+    ("DriftRole", "s3:GetObject", "arn:aws:s3:::{bucket}/raw/history.csv"),
+    ("DriftRole", "codepipeline:StartPipelineExecution", "arn:aws:codepipeline:{region}:{account}:other"),
+    ("TrainRole", "s3:PutObject", "arn:aws:s3:::{bucket}/runs/r/02_train.json"),
+    ("TrainRole", "s3:GetObject", "arn:aws:s3:::{bucket}/raw/history.csv"),
+    ("ServeRole", "s3:GetObject", "arn:aws:s3:::{bucket}/data-capture/fraud-test/x.jsonl"),
+]
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "resource", "decision"),
+    [(*case, "allowed") for case in ALLOWED] + [(*case, "implicitDeny") for case in REFUSED],
+)
+def test_what_iam_says_of_each_role(stack, role, action, resource, decision):
+    resources = places.client("cloudformation").describe_stack_resources(StackName=STACK)["StackResources"]
+    name = next(item["PhysicalResourceId"] for item in resources if item["LogicalResourceId"] == role)
+    arn = places.client("iam").get_role(RoleName=name)["Role"]["Arn"]
+    filled = resource.format(bucket=stack.outputs["BucketName"], region=REGION, account=arn.split(":")[4])
+    answer = places.client("iam").simulate_principal_policy(
+        PolicySourceArn=arn, ActionNames=[action], ResourceArns=[filled]
+    )
+    assert [item["EvalDecision"] for item in answer["EvaluationResults"]] == [decision]
+
+
+def test_the_bucket_is_private(stack):
+    s3, bucket = places.client("s3"), stack.outputs["BucketName"]
+    assert set(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values()) == {True}
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+
+
+def test_deploying_again_changes_nothing(stack):
+    assert stack.deploy() == stack.outputs
+    assert stack.said == [f"The stack {STACK} is up to date."]
+
+
+def test_a_new_release_of_the_code_is_served_at_the_same_address(stack):
+    stack.release("two")
+    assert stack.deploy()["ApiUrl"] == stack.outputs["ApiUrl"]
+    assert stack.call("GET", "/health")[1]["release"] == "two"
+
+
+def test_a_parameter_stays_until_it_is_given_again(stack):
+    stack.deploy(ReportTo="a@example.com,b@example.com", ReportFrom="Fraud Loop <c@example.com>")
+    stack.deploy()
+    places.where.cache_clear()
+    assert places.where().report_to == ["a@example.com", "b@example.com"]
+    assert places.where().report_from == "Fraud Loop <c@example.com>"
+
+
+def test_an_address_that_is_empty_does_not_reach_the_lambda(stack):
+    stack.deploy(SageMakerRuntimeEndpointUrl="", AwsEndpointUrl="")
+    assert set(variables(stack, "InferenceFunctionName")) == {"BUCKET", "ENDPOINT_NAME"}
+    stack.deploy()
+
+
+def test_a_deployment_that_fails_says_which_resource_and_why(stack):
+    with pytest.raises(PlatformError, match=r"is ROLLBACK_COMPLETE: WhereParameter \(AWS::SSM::Parameter\): .*exists"):
+        stack.deploy("fraud-loop-second", EndpointName="fraud-second")
+    with pytest.raises(PlatformError, match="WhereParameter"):  # what is left of the first try is not in the way
+        stack.deploy("fraud-loop-second", EndpointName="fraud-second")
+    infra.destroy_stack("fraud-loop-second")
+    assert places.where().bucket == stack.outputs["BucketName"]
+
+
+def test_a_value_that_aws_refuses_is_one_sentence(stack):
+    with pytest.raises(PlatformError, match="KmsKeyArn"):
+        stack.deploy(KmsKeyArn="not-an-arn")
+    with pytest.raises(PlatformError, match="There is no stack nowhere in eu-central-1"):
+        infra.stack_outputs("nowhere")
+
+
+def test_a_bucket_with_data_outlives_the_stack_and_the_next_stack_goes_on_with_it(stack):
+    s3, said, bucket = places.client("s3"), [], stack.outputs["BucketName"]
+    s3.put_object(Bucket=bucket, Key="raw/history.csv", Body=b"x")
+    infra.destroy_stack(STACK, echo=said.append)
+    assert said[-1] == f"The bucket {bucket} holds data and stays."
+    stack.outputs = stack.deploy()
+    assert f"Going on with the bucket {bucket}, which is there already." in stack.said
+    assert stack.outputs["BucketName"] == bucket
+    assert s3.get_object(Bucket=bucket, Key="raw/history.csv")["Body"].read() == b"x"
+    assert stack.deploy() == stack.outputs
+    assert stack.said == [f"The stack {STACK} is up to date."]
+
+
+def test_an_empty_bucket_goes_with_the_stack_that_made_it(stack):
+    s3, said = places.client("s3"), []
+    infra.destroy_stack(STACK)
+    for version in s3.list_object_versions(Bucket=stack.outputs["BucketName"])["Versions"]:
+        s3.delete_object(Bucket=stack.outputs["BucketName"], Key=version["Key"], VersionId=version["VersionId"])
+    s3.delete_bucket(Bucket=stack.outputs["BucketName"])
+    bucket = stack.deploy()["BucketName"]
+    infra.destroy_stack(STACK, echo=said.append)
+    assert bucket not in [item["Name"] for item in s3.list_buckets()["Buckets"]]
+    infra.destroy_stack(STACK, echo=said.append)
+    assert said[-1] == f"There is no stack {STACK}."
