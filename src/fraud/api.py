@@ -1,0 +1,368 @@
+"""The HTTP side of the inference API: events in, checked requests, answers and problems out. No AWS in here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fraud.errors import EndpointError, InvalidRequestError
+from fraud.labels import TOLERANCE, GroundTruth, render_label_line
+from fraud.moment import iso, seconds
+from fraud.schema import FieldError, Schema, category_text, showable
+from fraud.strictjson import parse_json
+
+MAX_BYTES = 1 << 20
+MAX_TRANSACTIONS = 100
+MAX_LABELS = 1000
+MAX_ERRORS = 20
+ROUTES = {"/predict": "POST", "/labels": "POST", "/health": "GET"}
+
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+_ID_PROBLEM = "must be 1 to 64 letters, digits, dots, colons, hyphens and underscores"
+_TITLES = {
+    400: "Bad request",
+    404: "Not found",
+    405: "Method not allowed",
+    413: "Too large",
+    429: "Too many requests",
+    500: "Internal error",
+    502: "Bad gateway",
+    503: "Service unavailable",
+    504: "Gateway timeout",
+}
+_UPSTREAM = {  # what InvokeEndpoint answers: status, seconds to wait, sentence
+    "ModelNotReadyException": (503, 5, "The model is starting."),
+    "ServiceUnavailable": (503, 2, "The model is not available now."),
+    "ServiceUnavailableException": (503, 2, "The model is not available now."),
+    "ValidationError": (503, 30, "The model is not deployed."),
+    "ValidationException": (503, 30, "The model is not deployed."),
+}
+_THROTTLED = re.compile(r"Throttl|TooManyRequests|LimitExceeded|SlowDown|BandwidthLimit")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request.
+
+    Attributes
+    ----------
+    route : str
+        A key of ``ROUTES``.
+    body : bytes
+        As sent.
+    """
+
+    route: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A checked request for scores.
+
+    Attributes
+    ----------
+    transactions : list of dict
+        What is scored.
+    inference_ids : list of str
+        One for each: given, taken from the transaction's id, or made.
+    reasons : bool
+        Whether the features that moved each score most are wanted.
+    single : bool
+        Whether the body was one transaction, and so is the answer.
+    """
+
+    transactions: list[dict[str, Any]]
+    inference_ids: list[str]
+    reasons: bool
+    single: bool
+
+    def to_json(self) -> bytes:
+        """Body for the endpoint; what data capture stores."""
+        document: dict[str, Any] = {"transactions": self.transactions, "inference_ids": self.inference_ids}
+        if self.reasons:
+            document["reasons"] = True
+        return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+
+
+def read_event(event: Mapping[str, Any]) -> Request:
+    """Read an event of API Gateway: REST (version 1.0) or HTTP (2.0).
+
+    Raises
+    ------
+    InvalidRequestError
+        Status 404 or 405 for another path or method; 400 or 413 for the body.
+    """
+    context = event.get("requestContext") or {}
+    http = context.get("http") or {}
+    method = str(http.get("method") or event.get("httpMethod") or "").upper()
+    path = str(event.get("rawPath") or event.get("path") or "")
+    if (stage := f"/{context.get('stage') or ''}") != "/" and path.startswith(f"{stage}/"):
+        path = path[len(stage) :]
+    path = path.rstrip("/")
+    if path not in ROUTES:
+        raise InvalidRequestError(f"There is no such path; use {', '.join(ROUTES)}.", 404)
+    if method != ROUTES[path]:
+        raise InvalidRequestError(f"{path} takes {ROUTES[path]} only.", 405)
+    body = event.get("body") or ""
+    if len(body) > MAX_BYTES * 4 // 3 + 4:
+        raise InvalidRequestError(f"The body is longer than {MAX_BYTES:,} bytes.", 413)
+    try:
+        raw = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode()
+    except (binascii.Error, ValueError):
+        raise InvalidRequestError("The body is not the text it should be.") from None
+    return Request(path, raw)
+
+
+def read_prediction(body: bytes, schema: Schema) -> Prediction:
+    """Check the body of ``POST /predict`` against the model's schema.
+
+    Raises
+    ------
+    InvalidRequestError
+        Names every field at fault, up to twenty.
+    """
+    found = parse_json(body, MAX_BYTES)
+    if not isinstance(found, dict):
+        raise InvalidRequestError("The body must be a JSON object: one transaction, or transactions.")
+    single = not isinstance(found.get("transactions"), list)
+    options = {name for name in ("inference_id", "inference_ids", "reasons") if name not in schema.known}
+    errors: list[FieldError] = []
+    given: Any
+    if single:
+        transactions: list[Any] = [{name: value for name, value in found.items() if name not in options}]
+        given = [found.get("inference_id")] if "inference_id" in options else [None]
+        if found.get("inference_ids") is not None and "inference_ids" in options:
+            errors.append(FieldError("inference_ids", "belongs to transactions; use inference_id for one"))
+    else:
+        transactions, given = found["transactions"], found.get("inference_ids")
+        for name in found.keys() - {"transactions", "inference_ids", "reasons"}:
+            errors.append(FieldError(showable(name), "is not known beside transactions"))
+        if not 1 <= len(transactions) <= MAX_TRANSACTIONS:
+            raise InvalidRequestError(f"transactions must hold 1 to {MAX_TRANSACTIONS} of them.")
+        if given is None:
+            given = [None] * len(transactions)
+        elif not isinstance(given, list) or len(given) != len(transactions):
+            errors.append(FieldError("inference_ids", "must be a list with one id for each transaction"))
+            given = [None] * len(transactions)
+    reasons = found.get("reasons") if "reasons" in options else None
+    if reasons is not None and not isinstance(reasons, bool):
+        errors.append(FieldError("reasons", "must be true or false"))
+    ids: dict[str, None] = {}
+    for k, (transaction, own) in enumerate(zip(transactions, given, strict=True)):
+        where = "" if single else f"transactions[{k}]"
+        if len(errors) < MAX_ERRORS:
+            problems = schema.validate(transaction)
+            errors += [FieldError(f"{where}.{name}".strip("."), problem) for name, problem in problems]
+        if own is not None and not (isinstance(own, str) and _ID.fullmatch(own)):
+            errors.append(FieldError("inference_id" if single else f"inference_ids[{k}]", _ID_PROBLEM))
+        elif own in ids:
+            errors.append(FieldError(f"inference_ids[{k}]", "repeats an earlier one"))
+        else:
+            ids[_inference_id(own, transaction, schema, ids)] = None
+    _raise_if(errors)
+    return Prediction(transactions, list(ids), bool(reasons), single)
+
+
+def _inference_id(own: str | None, transaction: object, schema: Schema, taken: Mapping[str, None]) -> str:
+    """The caller's id, else the transaction's own if it can serve, else a new one."""
+    if own is not None:
+        return own
+    value = transaction.get(schema.roles["id"]) if isinstance(transaction, dict) else None
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        text = category_text(value)
+        if _ID.fullmatch(text) and text not in taken:
+            return text
+    return str(uuid.uuid4())
+
+
+def read_labels(body: bytes, now: float) -> list[GroundTruth]:
+    """Check the body of ``POST /labels``.
+
+    Parameters
+    ----------
+    body : bytes
+        ``{"labels": [{"inference_id": …, "label": 0 or 1, "time": …}, …]}``; without a time it is ``now``.
+    now : float
+        Seconds since 1970, UTC.
+
+    Raises
+    ------
+    InvalidRequestError
+        Names every field at fault, up to twenty.
+    """
+    found = parse_json(body, MAX_BYTES)
+    labels = found.get("labels") if isinstance(found, dict) and found.keys() == {"labels"} else None
+    if not isinstance(labels, list) or not 1 <= len(labels) <= MAX_LABELS:
+        raise InvalidRequestError(f'The body must be {{"labels": […]}} with 1 to {MAX_LABELS:,} of them.')
+    errors: list[FieldError] = []
+    truths: list[GroundTruth] = []
+    for k, item in enumerate(labels):
+        where = f"labels[{k}]"
+        if not isinstance(item, dict):
+            errors.append(FieldError(where, "must be a JSON object"))
+            continue
+        before = len(errors)
+        for name in item.keys() - {"inference_id", "label", "time"}:
+            errors.append(FieldError(f"{where}.{showable(name)}", "is not a known field"))
+        own, label, time = item.get("inference_id"), item.get("label"), item.get("time")
+        if not isinstance(own, str) or not _ID.fullmatch(own):
+            errors.append(FieldError(f"{where}.inference_id", _ID_PROBLEM))
+        if type(label) is not int or label not in (0, 1):
+            errors.append(FieldError(f"{where}.label", "must be 0 or 1"))
+        moment = now
+        if time is not None:
+            try:
+                moment = seconds(time if isinstance(time, str) else "")
+            except ValueError:
+                errors.append(FieldError(f"{where}.time", "must be an ISO 8601 moment such as 2026-01-02T03:04:05Z"))
+            if moment > now + TOLERANCE:
+                errors.append(FieldError(f"{where}.time", "lies in the future"))
+        if len(errors) == before:
+            truths.append(GroundTruth(str(own), int(label or 0), moment))
+    _raise_if(errors)
+    return truths
+
+
+def label_object(truths: Sequence[GroundTruth], body: bytes) -> tuple[str, bytes]:
+    """Object that keeps some truths.
+
+    Returns
+    -------
+    key : str
+        Under the hour of the newest truth; the same for the same request, so that its repetition changes nothing.
+    content : bytes
+        JSON lines of SageMaker's ground-truth schema.
+    """
+    hour = iso(max(truth.time for truth in truths))[:13].replace("-", "/").replace("T", "/")
+    name = uuid.uuid5(uuid.NAMESPACE_OID, body.decode())
+    return f"labels/{hour}/{name}.jsonl", "".join(f"{render_label_line(truth)}\n" for truth in truths).encode()
+
+
+def read_answer(body: bytes, rows: int, known: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
+    """Check what the endpoint answered before a caller sees it.
+
+    Parameters
+    ----------
+    body : bytes
+        ``{"predictions": [{"fraud_probability": …}, …], "model_version": …}``.
+    rows : int
+        How many were asked for.
+    known : sequence of str
+        Feature names that reasons may hold.
+
+    Returns
+    -------
+    predictions : list of dict
+        ``fraud_probability`` and, if given, ``reasons``.
+    model_version : str
+
+    Raises
+    ------
+    EndpointError
+        Status 502 when a score is no probability, or the form is another.
+    """
+    try:
+        found = json.loads(body)
+        predictions: list[dict[str, Any]] = []
+        for item in found["predictions"]:
+            score = item["fraud_probability"]
+            if type(score) not in (float, int) or not 0 <= score <= 1:
+                raise ValueError
+            predictions.append({"fraud_probability": float(score)})
+            if "reasons" in item:
+                reasons = [{"feature": r["feature"], "contribution": float(r["contribution"])} for r in item["reasons"]]
+                if not all(r["feature"] in known and math.isfinite(r["contribution"]) for r in reasons):
+                    raise ValueError
+                predictions[-1]["reasons"] = reasons
+        version = found["model_version"]
+        if len(predictions) != rows or not isinstance(version, str):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise EndpointError("The model gave an answer that cannot be used.", 502) from None
+    return predictions, version
+
+
+def answer_prediction(
+    asked: Prediction, predictions: Sequence[Mapping[str, Any]], model_version: str, threshold: float
+) -> dict[str, Any]:
+    """Body of a good answer to ``POST /predict``."""
+    answers = [
+        {
+            "fraud_probability": item["fraud_probability"],
+            "decision": "review" if item["fraud_probability"] >= threshold else "approve",
+            "inference_id": inference_id,
+        }
+        | ({"reasons": item["reasons"]} if "reasons" in item else {})
+        for item, inference_id in zip(predictions, asked.inference_ids, strict=True)
+    ]
+    whole: dict[str, Any] = answers[0] if asked.single else {"predictions": answers}
+    return whole | {"model_version": model_version}
+
+
+def upstream_error(code: str, original_status: int | None = None) -> Exception:
+    """What to raise for an error code of InvokeEndpoint; its message, which may hold log addresses, is not passed on.
+
+    Parameters
+    ----------
+    code : str
+        Error code.
+    original_status : int, optional
+        What the model's container answered, for a ``ModelError``.
+    """
+    if _THROTTLED.search(code):
+        return EndpointError("Too many requests; try again soon.", 429, 1)
+    if code == "ModelError" and original_status is not None and 400 <= original_status < 500:
+        return InvalidRequestError("The model refuses this request.")
+    status, wait, sentence = _UPSTREAM.get(code, (502, None, "The model failed to answer."))
+    return EndpointError(sentence, status, wait)
+
+
+def respond(status: int, document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Answer for API Gateway, REST and HTTP alike."""
+    kind = "application/json" if status < 400 else "application/problem+json"
+    return {
+        "statusCode": status,
+        "headers": {"content-type": kind, "cache-control": "no-store", **(headers or {})},
+        "body": json.dumps(document, allow_nan=False),
+        "isBase64Encoded": False,
+    }
+
+
+def respond_problem(error: Exception) -> dict[str, Any]:
+    """RFC 9457 answer to any error; of those that are not ours nothing is told."""
+    status, detail, errors, wait = 500, "Something went wrong here; it has been logged.", [], None
+    if isinstance(error, InvalidRequestError):
+        status, detail, errors = error.status, error.detail, error.errors
+    elif isinstance(error, EndpointError):
+        status, detail, wait = error.status, error.detail, error.retry_after
+    document = {"type": "about:blank", "title": _TITLES.get(status, "Error"), "status": status, "detail": detail}
+    headers = {"retry-after": str(wait)} if wait else {}
+    return respond(status, document | ({"errors": errors} if errors else {}), headers)
+
+
+def describe_error(error: Exception) -> str:
+    """Type of an error, or of what caused it, for the log; of a defect also its place, never its text."""
+    if isinstance(error, (InvalidRequestError, EndpointError)):
+        return type(error.__cause__ or error).__name__
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else "nowhere"
+    return f"{type(error).__name__} at {where}"
+
+
+def _raise_if(errors: Sequence[FieldError]) -> None:
+    if errors:
+        more = f"; the first {MAX_ERRORS} are named" if len(errors) > MAX_ERRORS else ""
+        what = "1 field" if len(errors) == 1 else f"{len(errors):,} fields"
+        raise InvalidRequestError(
+            f"{what} cannot be used{more}.", 400, [error._asdict() for error in errors[:MAX_ERRORS]]
+        )

@@ -1,0 +1,159 @@
+"""Has live traffic moved away from what the model learnt? One baseline, one sketch, one verdict.
+
+The baseline is made once, at training. The verdict is made once a check and used by the trigger, the report, the e-mail
+and the dashboard, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from fraud.schema import CATEGORY, NUMBER, Schema, category_text
+from fraud.sketch import Sketch, bin_counts, exact_sum, finite_floats
+from fraud.verdict import judge
+
+__all__ = ["Sketch", "build_baseline", "category_profile", "judge", "number_profile"]
+
+N_BINS = 20
+TOP = 50
+SCORE_EDGES = tuple(k / N_BINS for k in range(1, N_BINS))
+
+
+def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) -> dict[str, Any]:
+    """Describe the numbers of one column.
+
+    Parameters
+    ----------
+    values : sequence of shape (n,)
+        Numbers; None and NaN are missing, and so is what is infinite or no number. A NumPy array gives the same result
+        as a list, faster.
+    edges : sequence of float, optional
+        Strictly rising. By default up to 19 quantiles of the values themselves; equal ones count once. Where the
+        smallest value is a quantile too, an edge just below it comes first, so that values below all known ones get a
+        bin of their own, as those above do.
+
+    Returns
+    -------
+    dict
+        ``count``, ``missing``, ``mean``, ``std`` (population), ``min``, ``max`` (null without values), ``edges``,
+        ``counts`` of the bins ``(edge[i-1], edge[i]]``. Exact: the order of the values makes no difference.
+
+    Examples
+    --------
+    >>> profile = number_profile([0, 0, 0, 1, None])
+    >>> profile["mean"], profile["missing"], profile["counts"]
+    (0.25, 1, [0, 3, 1, 0])
+    """
+    rows = len(values)
+    dtype: Any = getattr(values, "dtype", None)
+    if dtype is not None and dtype.kind == "f":
+        present = values[values == values]  # sorted by NumPy; sorting again costs nothing
+        present.sort()
+        values = present.tolist()
+    elif hasattr(values, "tolist"):
+        values = values.tolist()
+    numbers, _, _ = finite_floats(values)
+    count = len(numbers)
+    mean = std = low = high = None
+    if numbers:
+        low, high = numbers[0], numbers[-1]
+        mean = min(max((exact_sum(numbers) or [0.0])[0] / count, low), high)
+        std = math.dist(numbers, [mean] * count) / math.sqrt(count)
+    if edges is None:
+        edges = sorted({numbers[math.ceil(k * count / N_BINS) - 1] for k in range(1, N_BINS)}) if numbers else []
+        if edges and edges[0] == low and len(edges) < N_BINS - 1:
+            edges = [math.nextafter(edges[0], -math.inf), *edges]
+    return {
+        "count": count,
+        "missing": rows - count,
+        "mean": mean,
+        "std": std,
+        "min": low,
+        "max": high,
+        "edges": list(edges),
+        "counts": bin_counts(numbers, edges),
+    }
+
+
+def category_profile(values: Sequence[Any] | Mapping[Any, int], kind: str = CATEGORY) -> dict[str, Any]:
+    """Describe the values of one category or boolean column.
+
+    Parameters
+    ----------
+    values : sequence of shape (n,), or mapping
+        The values, None and NaN for missing; or how often each occurs.
+    kind : {'category', 'boolean'}
+        Values of a boolean may be 0 and 1; they are counted as ``false`` and ``true``.
+
+    Returns
+    -------
+    dict
+        ``count``, ``missing``, ``top`` (the 50 most frequent values with their counts), ``other``, ``unseen`` (0).
+
+    Examples
+    --------
+    >>> category_profile(["visa", "visa", None, 150.0])
+    {'count': 3, 'missing': 1, 'top': {'visa': 2, '150': 1}, 'other': 0, 'unseen': 0}
+    """
+    if not isinstance(values, Mapping):
+        values = Counter(values.tolist() if hasattr(values, "tolist") else values)
+    counts: Counter[str] = Counter()
+    missing = 0
+    for value, count in values.items():
+        if value is None or value != value:
+            missing += int(count)
+        elif count:
+            counts[category_text(value if kind == CATEGORY else bool(value))] += int(count)
+    top = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP])
+    total = counts.total()
+    return {"count": total, "missing": missing, "top": top, "other": total - sum(top.values()), "unseen": 0}
+
+
+def build_baseline(
+    columns: Mapping[str, Sequence[Any] | Mapping[Any, int]],
+    schema: Schema,
+    scores: Sequence[float],
+    model_version: str,
+) -> dict[str, Any]:
+    """Describe the training rows for every later drift check.
+
+    Parameters
+    ----------
+    columns : mapping of str to sequence of shape (n,)
+        Values of every feature: lists or NumPy arrays. For a category or boolean feature also a mapping of value to
+        count, with None for the missing.
+    schema : Schema
+        The model's schema.
+    scores : sequence of float of shape (n,)
+        The model's own scores of the same rows.
+    model_version : str
+        The run that trained it.
+
+    Returns
+    -------
+    dict
+        ``baseline.json``: small, and without any row of the data.
+    """
+    features: dict[str, Any] = {}
+    for feature in schema.features:
+        values = columns[feature.name]
+        known: dict[str, Any] = {"type": feature.type, "required": feature.required}
+        if feature.type == NUMBER:
+            if isinstance(values, Mapping):
+                values = list(chain.from_iterable([value] * count for value, count in values.items()))
+            features[feature.name] = known | number_profile(values)
+        else:
+            features[feature.name] = known | category_profile(values, feature.type)
+    return {
+        "schema_version": 1,
+        "model_version": model_version,
+        "rows": len(scores),
+        "features": features,
+        "score": {"type": NUMBER} | number_profile(scores, SCORE_EDGES),
+        "roles": dict(schema.roles),
+        "ignored": list(schema.ignored),
+    }

@@ -1,0 +1,68 @@
+"""The release in service, as the API looks it up: cached, and kept when S3 fails."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fraud.errors import EndpointError
+from fraud.schema import Schema
+
+REFRESH = 30.0  # seconds
+
+
+class Releases:
+    """The release in service and its schema, looked up at most every thirty seconds.
+
+    A copy outlives failed look-ups: a model that is served needs no S3.
+
+    Parameters
+    ----------
+    read : callable
+        ``(key) -> body``, or None when there is no such object; may raise anything.
+    endpoint : str
+        Endpoint name.
+    clock : callable
+        Seconds, rising.
+    """
+
+    def __init__(self, read: Callable[[str], bytes | None], endpoint: str, clock: Callable[[], float]) -> None:
+        self._read, self._endpoint, self._clock = read, endpoint, clock
+        self._kept: tuple[dict[str, Any], Schema] | None = None
+        self._due = -math.inf
+
+    def current(self) -> tuple[dict[str, Any], Schema]:
+        """Return the release and the schema of its model.
+
+        Raises
+        ------
+        EndpointError
+            Status 503 when there is none, or none can be read.
+        """
+        if self._clock() >= self._due:
+            try:
+                self._kept = self._look_up() or self._kept
+                self._due = self._clock() + REFRESH
+            except Exception as error:  # whatever it is, an older copy serves better than none
+                if self._kept is None:
+                    raise EndpointError("The model in service cannot be looked up now.", 503, 2) from error
+                self._due = self._clock() + REFRESH / 6
+        if self._kept is None:
+            self._due = -math.inf
+            raise EndpointError("No model is deployed yet.", 503, 30)
+        return self._kept
+
+    def _look_up(self) -> tuple[dict[str, Any], Schema] | None:
+        folder = f"releases/{self._endpoint}/"
+        if (pointer := self._read(f"{folder}current.json")) is None:
+            return None
+        release = json.loads(pointer)
+        if self._kept and self._kept[0] == release:
+            return self._kept
+        if not 0 <= float(release["decision_threshold"]) <= 1 or not isinstance(release["model_version"], str):
+            raise ValueError("the release has no threshold or version")
+        if not release["schema_key"].startswith(folder) or (schema := self._read(release["schema_key"])) is None:
+            raise ValueError("the release has no schema")
+        return release, Schema.from_json(schema)

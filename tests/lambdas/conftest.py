@@ -1,0 +1,83 @@
+"""Fixtures of both Lambdas' tests: an AWS in memory with a release in its bucket, and small HTTP servers."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import boto3
+import pytest
+from lambdas_kit import BASELINE, BUCKET, ENDPOINT, RELEASE, SCHEMA, keys, put
+from moto import mock_aws
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "AWS_REGION": "eu-west-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "ENDPOINT_NAME": ENDPOINT,
+    "BUCKET": BUCKET,
+}
+
+
+@pytest.fixture(scope="module")
+def aws():
+    """AWS in memory, and an environment that knows no other; one for all tests of a file: clients are slow to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with mock_aws():
+            client = boto3.client("s3")
+            client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+            yield client
+
+
+@pytest.fixture
+def s3(aws):
+    """The bucket, with nothing but a release in it."""
+    for key in keys(aws):
+        aws.delete_object(Bucket=BUCKET, Key=key)
+    put(aws, f"releases/{ENDPOINT}/current.json", RELEASE)
+    put(aws, RELEASE["schema_key"], json.loads(SCHEMA.to_json()))
+    put(aws, RELEASE["baseline_key"], BASELINE)
+    return aws
+
+
+@pytest.fixture
+def serve():
+    """Start HTTP servers on loopback; each answers with what a function makes of a request."""
+    servers = []
+
+    def start(answer):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                request = SimpleNamespace(path=self.path, headers=self.headers, body=body, connection=self.connection)
+                if (found := answer(request)) is None:
+                    self.close_connection = True
+                    return
+                status, headers, content = found
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,478 @@
+"""Baseline, sketch and verdict: exact counts, no false alarm, no exception and no NaN whatever the window holds."""
+
+import json
+import math
+import random
+import statistics
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fraud.drift import Sketch, build_baseline, category_profile, judge, number_profile
+from fraud.errors import DataError
+from fraud.schema import Feature, Schema
+from fraud.sketch import bin_counts, exact_sum
+from fraud.verdict import VERDICTS, population_stability_index, psi_by_chance, relative_mean_shift
+
+ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CARDS = ("visa", "mastercard", "amex")
+SCHEMA = Schema(
+    (
+        Feature("amount", "number", True),
+        Feature("card", "category", True, CARDS),
+        Feature("is_new", "boolean"),
+        Feature("flag", "number"),
+    ),
+    roles={"id": "tx", "amount": "amount"},
+    ignored=("note",),
+)
+N = 5000
+
+
+def payments(n, seed, **change):
+    """Columns of ``n`` payments; ``change`` maps a column to a function of its values."""
+    rng = np.random.default_rng(seed)
+    columns = {
+        "amount": rng.lognormal(4.2, 1.0, n).tolist(),
+        "card": rng.choice(CARDS, n, p=(0.7, 0.28, 0.02)).tolist(),
+        "is_new": (rng.random(n) < 0.2).tolist(),
+        "flag": [None if r < 0.15 else float(r > 0.97) for r in rng.random(n)],
+    }
+    return {name: change.get(name, list)(values) for name, values in columns.items()}
+
+
+def scores(n, seed):
+    return np.random.default_rng(seed + 1).beta(0.5, 9, n).tolist()
+
+
+BASELINE = build_baseline(payments(N, 0), SCHEMA, scores(N, 0), "run-1")
+POLICY = {"min_records": 100}
+
+
+def record(transaction, score=0.1):
+    return SimpleNamespace(transaction=transaction, fraud_probability=score)
+
+
+def sketch_of(columns, seed=1, baseline=BASELINE):
+    sketch = Sketch(baseline, SCHEMA)
+    n = max(map(len, columns.values()))
+    for k, score in enumerate(scores(n, seed)):
+        sketch.add(record({name: values[k] for name, values in columns.items()}, score))
+    return sketch
+
+
+def verdict_of(sketch, baseline=BASELINE, **given):
+    policy = POLICY | given.pop("policy", {})
+    found = judge(baseline, sketch, policy, (0, 86_400), "fraud", 90_000, **given)
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def rule(verdict, kind, feature):
+    (found,) = [r for r in verdict["rules"] if (r["rule"], r["feature"]) == (kind, feature)]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ baseline
+
+
+def test_a_baseline_holds_exact_statistics():
+    amount = payments(N, 0)["amount"]
+    profile = BASELINE["features"]["amount"]
+    assert profile["mean"] == pytest.approx(statistics.fmean(amount), rel=1e-15)
+    assert profile["std"] == pytest.approx(statistics.pstdev(amount), rel=1e-12)
+    assert (profile["min"], profile["max"]) == (min(amount), max(amount))
+    assert len(profile["edges"]) == 19
+    assert sum(profile["counts"]) == profile["count"] == N
+    assert all(abs(count - N / 20) <= 1 for count in profile["counts"])
+    assert profile["edges"] == pytest.approx(np.quantile(amount, np.arange(1, 20) / 20, method="inverted_cdf"))
+    json.dumps(BASELINE, allow_nan=False)
+
+
+def test_lists_and_arrays_give_the_same_baseline_in_any_order():
+    columns = payments(N, 0)
+    arrays = {
+        "amount": np.array(columns["amount"]),
+        "card": dict.fromkeys(CARDS, 0) | {card: columns["card"].count(card) for card in CARDS},
+        "is_new": np.array(columns["is_new"], dtype=float),
+        "flag": np.array(columns["flag"], dtype=float),
+    }
+    assert build_baseline(arrays, SCHEMA, np.array(scores(N, 0)), "run-1") == BASELINE
+    backwards = {name: values[::-1] for name, values in columns.items()}
+    assert build_baseline(backwards, SCHEMA, scores(N, 0)[::-1], "run-1") == BASELINE
+
+
+def test_an_array_is_not_changed():
+    values = np.array([3.0, np.nan, 1.0])
+    number_profile(values)
+    assert np.array_equal(values, [3.0, np.nan, 1.0], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "count", "missing", "mean", "std"),
+    [
+        ([], 0, 0, None, None),
+        ([None, math.nan], 0, 2, None, None),
+        ([7], 1, 0, 7.0, 0.0),
+        ([7, 7, None], 2, 1, 7.0, 0.0),
+        ([1, math.inf, -math.inf, "x", True], 1, 4, 1.0, 0.0),
+        ([1, 2**63, 10**400], 1, 2, 1.0, 0.0),
+        ([1e308, 1e308], 2, 0, 1e300, 0.0),
+        ([-1e308, 1e308], 2, 0, 0.0, 1e300),
+    ],
+)
+def test_degenerate_columns(values, count, missing, mean, std):
+    profile = number_profile(values)
+    assert (profile["count"], profile["missing"], profile["mean"]) == (count, missing, mean)
+    assert profile["std"] == (std if std is None else pytest.approx(std))
+    assert sum(profile["counts"]) == count
+    json.dumps(profile, allow_nan=False)
+
+
+def test_bins_are_left_open():
+    assert bin_counts([0.0, 0.5, 1.0, 1.5], [0.0, 1.0]) == [1, 2, 1]
+
+
+def test_ties_leave_a_bin_of_their_own_and_one_on_each_side():
+    profile = number_profile([0] * 97 + [1] * 3)
+    assert profile["counts"] == [0, 97, 3]
+    assert bin_counts([-5.0], profile["edges"]) == [1, 0, 0]
+    assert number_profile([4.0] * 10)["counts"] == [0, 10, 0]
+
+
+def test_categories_beyond_the_top_are_counted():
+    profile = category_profile([f"v{k:02}" for k in range(60) for _ in range(k + 1)] + [None])
+    assert (len(profile["top"]), profile["missing"], profile["other"]) == (50, 1, sum(range(1, 11)))
+    assert next(iter(profile["top"])) == "v59"
+    assert profile["count"] == sum(profile["top"].values()) + profile["other"]
+
+
+@ANY_SPEED
+@given(st.lists(st.floats(-1e300, 1e300), max_size=30), st.randoms())
+def test_a_sum_is_exact_in_any_order(values, shuffle):
+    from fractions import Fraction
+
+    parts = exact_sum(values)
+    assert sum(map(Fraction, parts)) == sum(map(Fraction, values))
+    assert exact_sum(shuffle.sample(values, len(values))) == parts
+    assert not parts or parts[0] == math.fsum(values)
+
+
+# ------------------------------------------------------------------------------------------------ sketch
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([*CARDS, "diners", "<b>", "$x$", "=1+1"])
+    | st.text(max_size=3)
+    | st.lists(st.integers(), max_size=2)
+)
+TRANSACTIONS = st.dictionaries(st.sampled_from([*SCHEMA.names, "tx", "note", "extra", "<script>"]), VALUES)
+RECORDS = st.lists(st.builds(record, TRANSACTIONS, st.none() | st.floats(0, 1)), max_size=12)
+
+
+def filled(records):
+    sketch = Sketch(BASELINE, SCHEMA)
+    for item in records:
+        sketch.add(item)
+    return sketch
+
+
+@ANY_SPEED
+@given(RECORDS, RECORDS, RECORDS)
+def test_merging_is_associative_and_commutative_and_the_same_as_counting_at_once(a, b, c):
+    at_once = filled(a + b + c).to_json()
+    assert filled(a).merge(filled(b)).merge(filled(c)).to_json() == at_once
+    assert filled(a).merge(filled(b).merge(filled(c))).to_json() == at_once
+    assert filled(c).merge(filled(a)).merge(filled(b)).to_json() == at_once
+
+
+@ANY_SPEED
+@given(RECORDS)
+def test_a_sketch_survives_json_and_accounts_for_every_record(records):
+    sketch = filled(records)
+    text = sketch.to_json()
+    assert Sketch.from_json(BASELINE, text, SCHEMA).to_json() == text
+    assert sketch.n == len(records)
+    for feature in sketch.features.values():
+        assert feature.count + feature.missing + feature.invalid == len(records)
+    assert "NaN" not in text
+
+
+def test_more_unknown_fields_than_are_remembered_merge_in_any_order():
+    parts = [[record({f"f{k:04}": 1 for k in range(start, start + 90)})] for start in (0, 200, 50, 100)]
+    forward, backward = Sketch(BASELINE), Sketch(BASELINE)
+    for part in parts:
+        forward.merge(filled(part))
+    for part in parts[::-1]:
+        backward.merge(filled(part))
+    assert forward.to_json() == backward.to_json()
+    assert len(forward.unknown_fields) == 100
+
+
+def test_many_records_are_counted_in_batches():
+    sketch = sketch_of(payments(N, 0), seed=0)
+    amount = sketch.features["amount"]
+    assert sketch.n == N
+    assert amount.counts == BASELINE["features"]["amount"]["counts"]
+    assert amount.mean == BASELINE["features"]["amount"]["mean"]
+    assert sketch.features["card"].top == BASELINE["features"]["card"]["top"]
+    assert sketch.features["is_new"].top == BASELINE["features"]["is_new"]["top"] != {}
+    assert sketch.score.counts == BASELINE["score"]["counts"]
+
+
+def test_absent_null_wrong_and_unseen_values_are_told_apart():
+    sketch = filled([record({"amount": None, "card": "diners"}), record({"amount": "12", "extra": 1}), record({})])
+    amount, card = sketch.features["amount"], sketch.features["card"]
+    assert (amount.missing, amount.absent, amount.invalid, amount.count) == (2, 1, 1, 0)
+    assert (card.unseen, card.other, card.missing, card.absent) == (1, 0, 2, 2)
+    assert (sketch.unknown_records, sketch.unknown_fields) == (1, {"extra": 1})
+
+
+def test_sketches_of_other_models_are_refused():
+    other = Sketch(BASELINE | {"model_version": "run-2"})
+    with pytest.raises(DataError, match=r"run-2 cannot be merged with one of run-1"):
+        Sketch(BASELINE).merge(other)
+    with pytest.raises(DataError):
+        Sketch.from_json(BASELINE, other.to_json())
+    for broken in ("{", "[]", "{}", json.dumps(json.loads(filled([]).to_json()) | {"features": {}})):
+        with pytest.raises(DataError):
+            Sketch.from_json(BASELINE, broken)
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+
+
+@pytest.mark.parametrize(
+    ("reference", "current", "std", "shift"),
+    [
+        (100, 130, 50, 0.30),
+        (100, 70, 50, 0.30),
+        (-100, -130, 50, 0.30),
+        (-100, 100, 50, 2.0),
+        (0, 0, 0, None),
+        (0, 5, 0, None),
+        (0, 1, 10, 1.0),
+        (0.5, 1.5, 10, 1.0),
+        (7, 7, 0, 0.0),
+        (7, 14, 0, 1.0),
+        (5e-324, 1e300, 0, 1e300),
+    ],
+)
+def test_relative_mean_shift(reference, current, std, shift):
+    assert relative_mean_shift(reference, current, std) == (shift if shift is None else pytest.approx(shift))
+
+
+def test_psi_is_symmetric_and_zero_for_equal_shares():
+    assert population_stability_index([10, 30], [10, 30]) == 0
+    assert population_stability_index([100, 300], [1000, 3000]) < 1e-5
+    assert population_stability_index([97, 3], [70, 30]) == population_stability_index([70, 30], [97, 3])
+
+
+def test_psi_by_chance_matches_resampling():
+    rng = random.Random(4)
+    edges = [k / 10 for k in range(1, 10)]
+    reference = [2000] * 10
+    drawn = []
+    for _ in range(400):
+        values = sorted(rng.random() for _ in range(300))
+        drawn.append(population_stability_index(reference, bin_counts(values, edges)))
+    above = sum(psi > psi_by_chance(10, 20_000, 300, 1.645) for psi in drawn)
+    assert 8 <= above <= 36  # 5 % of 400 are 20
+    assert psi_by_chance(1, 100, 100, 3) == psi_by_chance(5, 0, 100, 3) == 0
+
+
+# ------------------------------------------------------------------------------------------------ verdict
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("n", [100, 300, 2000])
+def test_no_alarm_without_drift(seed, n):
+    assert verdict_of(sketch_of(payments(n, seed), seed))["verdict"] == "OK"
+
+
+def scaled(factor):
+    return lambda values: [None if value is None else value * factor for value in values]
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "kind"),
+    [
+        ("amount", scaled(1.5), "mean_shift"),
+        ("amount", scaled(0.5), "mean_shift"),
+        ("amount", lambda values: [118.0 + (v - 118.0) * 0.3 for v in values], "psi"),
+        ("amount", lambda values: [None if k % 4 == 0 else v for k, v in enumerate(values)], "missing"),
+        ("card", lambda values: ["diners" if k % 12 == 0 else v for k, v in enumerate(values)], "psi"),
+        ("card", lambda values: ["visa" if k % 2 else "mastercard" for k, v in enumerate(values)], "psi"),
+        ("is_new", lambda values: [k % 2 == 0 for k, _ in enumerate(values)], "psi"),
+        ("flag", lambda values: [v if v is None else float(k % 10 < 3) for k, v in enumerate(values)], "psi"),
+        ("flag", lambda values: [v if v is None else -1.0 for v in values], "psi"),
+        ("flag", lambda values: [0.0 if v is None else v for v in values], "missing"),
+    ],
+)
+def test_drift_is_found(column, change, kind):
+    verdict = verdict_of(sketch_of(payments(2000, 1, **{column: change})))
+    assert verdict["verdict"] == "DRIFT"
+    assert rule(verdict, kind, column)["fired"]
+    assert column in verdict["sentence"]
+    assert verdict["rules"][0]["fired"]
+
+
+def test_a_rare_flag_that_gets_common_is_a_large_psi():
+    reference = number_profile([0] * 970 + [1] * 30)
+    current = bin_counts(sorted([0.0] * 700 + [1.0] * 300), reference["edges"])
+    assert population_stability_index(reference["counts"], current) > 0.6
+
+
+def test_the_threshold_itself_fires_and_less_does_not():
+    baseline = build_baseline(payments(N, 0) | {"amount": [90.0, 110.0] * (N // 2)}, SCHEMA, scores(N, 0), "run-1")
+    for factor, fired in ((1.3, True), (1.299, False), (0.7, True), (0.701, False)):
+        columns = payments(1000, 1) | {"amount": [90.0 * factor, 110.0 * factor] * 500}
+        found = rule(verdict_of(sketch_of(columns, baseline=baseline), baseline), "mean_shift", "amount")
+        assert found["fired"] is fired
+        assert found["direction"] == ("up" if factor > 1 else "down")
+
+
+def test_one_payment_cannot_fire_the_rule():
+    columns = payments(1000, 1)
+    columns["amount"][0] = 60_000.0
+    found = rule(verdict_of(sketch_of(columns)), "mean_shift", "amount")
+    assert found["score"] > 0.30
+    assert not found["fired"]
+    assert "by a single payment" in found["detail"]
+
+
+def test_a_shift_within_chance_does_not_fire():
+    rare = [0.0] * 9 + [1000.0]  # mean 100, spread 300
+    baseline = build_baseline(payments(N, 0) | {"amount": rare * (N // 10)}, SCHEMA, scores(N, 0), "run-1")
+    for n, fired in ((100, False), (1000, True)):
+        columns = payments(n, 1) | {"amount": ([0.0] * 86 + [1000.0] * 14) * (n // 100)}
+        found = rule(verdict_of(sketch_of(columns, baseline=baseline), baseline), "mean_shift", "amount")
+        assert found["score"] == pytest.approx(0.4)
+        assert found["fired"] is fired
+        assert ("within chance (3)" in found["detail"]) is not fired
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0])
+def test_a_constant_column_has_an_answer(value):
+    baseline = build_baseline(payments(N, 0) | {"amount": [value] * N}, SCHEMA, scores(N, 0), "run-1")
+    same = verdict_of(sketch_of(payments(500, 1) | {"amount": [value] * 500}, baseline=baseline), baseline)
+    assert not any(r["fired"] for r in same["rules"] if r["feature"] == "amount")
+    for moved in (value - 1, value + 1):
+        other = verdict_of(sketch_of(payments(500, 1) | {"amount": [moved] * 500}, baseline=baseline), baseline)
+        assert other["verdict"] == "DRIFT"
+        assert rule(other, "psi", "amount")["fired"]
+
+
+def test_watched_features_are_a_parameter():
+    sketch = sketch_of(payments(500, 1))
+    names = ["flag", "card", "nothing"]
+    verdict = verdict_of(sketch, policy={"mean_shift_features": names})
+    assert {r["feature"] for r in verdict["rules"] if r["rule"] == "mean_shift"} == set(names)
+    assert rule(verdict, "mean_shift", "nothing")["score"] is None
+    assert verdict["policy"]["mean_shift_features"] == names
+
+
+def test_nothing_is_judged_below_the_minimum():
+    columns = payments(99, 1, amount=scaled(5))
+    verdict = verdict_of(sketch_of(columns))
+    assert verdict["verdict"] == "INSUFFICIENT_DATA"
+    assert not any(r["fired"] for r in verdict["rules"])
+    assert "99 payments where 100" in verdict["sentence"]
+    assert verdict_of(sketch_of(payments(100, 1, amount=scaled(5))))["verdict"] == "DRIFT"
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        ({}, "INSUFFICIENT_DATA"),
+        ({"invocations": 0}, "INSUFFICIENT_DATA"),
+        ({"invocations": None}, "INSUFFICIENT_DATA"),
+        ({"invocations": 7}, "MISSING_CAPTURE"),
+        ({"invocations": 7, "skipped": 7}, "INSUFFICIENT_DATA"),
+        ({"unreadable": 3}, "MISSING_CAPTURE"),
+        ({"unreadable": 3, "policy": {"min_records": 0}}, "MISSING_CAPTURE"),
+        ({"policy": {"min_records": 0}}, "INSUFFICIENT_DATA"),
+    ],
+)
+def test_an_empty_window_is_never_ok(given, verdict):
+    assert verdict_of(Sketch(BASELINE), **given)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tx, k: {n: v for n, v in tx.items() if n != "card" or k % 5 < 2}, "card is absent from 120 of 200"),
+        (lambda tx, k: tx | ({"surprise": 1} if k % 5 else {}), "160 of 200 carry unknown fields (surprise)"),
+        (lambda tx, k: tx | ({"amount": str(tx["amount"])} if k % 5 else {}), "amount has another type in 160 of 200"),
+    ],
+)
+def test_a_changed_schema_is_said(change, words):
+    columns = payments(200, 1)
+    sketch = filled([record(change({n: v[k] for n, v in columns.items()}, k)) for k in range(200)])
+    verdict = verdict_of(sketch)
+    assert verdict["verdict"] == "SCHEMA_CHANGED"
+    assert words in verdict["sentence"]
+
+
+def test_hostile_names_are_not_repeated():
+    sketch = filled([record({"<script>alert(1)</script>": 1}) for _ in range(200)])
+    assert "script" not in verdict_of(sketch)["sentence"]
+
+
+def test_the_verdict_document():
+    verdict = verdict_of(sketch_of(payments(500, 1)), unreadable=2, skipped=3, invocations=505, notes=["A note."])
+    assert verdict | {"rules": None, "sentence": None, "policy": None} == {
+        "schema_version": 1,
+        "verdict": "OK",
+        "endpoint": "fraud",
+        "model_version": "run-1",
+        "window": {"start": "1970-01-01T00:00:00Z", "end": "1970-01-02T00:00:00Z"},
+        "n": 500,
+        "unreadable": 2,
+        "skipped": 3,
+        "invocations": 505,
+        "sentence": None,
+        "rules": None,
+        "policy": None,
+        "computed_at": "1970-01-02T01:00:00Z",
+    }
+    assert verdict["sentence"].endswith(" A note.")
+    expected = {"rule", "feature", "reference", "current", "score", "threshold", "n", "fired", "direction", "detail"}
+    assert all(expected <= r.keys() for r in verdict["rules"])
+    assert {r["rule"] for r in verdict["rules"]} >= {"mean_shift", "psi", "score_psi"}
+
+
+def test_a_sentence_for_people():
+    verdict = verdict_of(sketch_of(payments(2000, 1, amount=scaled(1.5))))
+    assert verdict["sentence"].startswith("Payments no longer look like what the model learnt: amount averages ")
+    assert "limit 30 %" in verdict["sentence"]
+    assert "2,000 payments" in verdict["sentence"]
+
+
+COLUMNS = {
+    "amount": st.lists(st.none() | st.floats() | st.integers(), max_size=8),
+    "card": st.lists(st.none() | st.sampled_from(CARDS), max_size=8),
+    "is_new": st.lists(st.none() | st.booleans(), max_size=8),
+    "flag": st.lists(st.sampled_from([None, 0.0, 1.0, -1e308, 1e308, 5e-324]), max_size=8),
+}
+
+
+@settings(ANY_SPEED, max_examples=300)
+@given(st.fixed_dictionaries(COLUMNS), RECORDS, st.integers(0, 2), st.sampled_from([None, 0, 9]))
+def test_any_window_against_any_baseline_has_a_verdict(columns, records, min_records, invocations):
+    baseline = build_baseline(columns, SCHEMA, [0.5] * len(columns["amount"]), "run-1")
+    json.dumps(baseline, allow_nan=False)
+    sketch = Sketch(baseline, SCHEMA)
+    for item in records:
+        sketch.add(item)
+    watched = ["amount", "flag", "card", "gone"]
+    policy = {"min_records": min_records, "min_z": 0.0, "mean_shift_features": watched}
+    found = verdict_of(sketch, baseline, policy=policy, invocations=invocations)
+    assert found["verdict"] in VERDICTS
+    assert records or found["verdict"] in ("INSUFFICIENT_DATA", "MISSING_CAPTURE")
