@@ -27,9 +27,7 @@ def local_aws(*arguments: str, module: str = "fraud.localaws") -> str:
     PlatformError
         With the command's own sentence when it fails.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise PlatformError((said[-1] if said else "The local AWS failed.").removeprefix("Error: "))

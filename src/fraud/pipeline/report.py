@@ -165,7 +165,8 @@ def _shares(counts: Sequence[float]) -> list[float]:
 
 
 def _number_panel(name: str, reference: Mapping[str, Any], current: Any) -> dict[str, Any]:
-    labels = [f"≤{edge:.3g}" for edge in reference["edges"]] + ["more", "missing"]
+    # An edge next to a value, made so that values below it have a bin of their own, is shown as that value.
+    labels = [f"≤{edge:.3g}" if abs(edge) > 1e-300 else "<0" for edge in reference["edges"]] + ["more", "missing"]
     return {
         "feature": name,
         "labels": labels,
@@ -265,8 +266,9 @@ def advice(verdict: Mapping[str, Any]) -> str:
 def describe(findings: Findings) -> str:
     """Where the verdict comes from and what it covers, in one sentence."""
     window = findings.verdict["window"]
-    hours = (seconds(window["end"]) - seconds(window["start"])) / 3600
+    minutes = (seconds(window["end"]) - seconds(window["start"])) / 60
+    span = f"{minutes / 60:.1f} hours" if minutes >= 120 else f"{minutes:.0f} minutes"
     return (
         f"{findings.verdict['n']:,} payments answered by model {findings.verdict['model_version']} "
-        f"in {hours:.1f} hours, {iso(window['start'])} to {iso(window['end'])}; judged by {findings.source}."
+        f"in {span}, {iso(window['start'])} to {iso(window['end'])}; judged by {findings.source}."
     )
