@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping
 
 from fraud.errors import DataError
@@ -62,7 +63,7 @@ def read_members(
                 stream = tar.extractfile(member)
                 assert stream is not None  # a regular file has one
                 found[path] = stream.read()
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise DataError(f"{name} is damaged: {type(error).__name__}.") from error
     missing = sorted(set(limits) - set(found))
     if missing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,28 +13,14 @@ from typing import Any
 import orjson
 from botocore.exceptions import ClientError
 
-from fraud.errors import DeploymentError, ParameterError, PlatformError
-from fraud.pipeline import parameters
+from fraud.errors import DeploymentError, ParameterError, PlatformError, QualityGateError
 from fraud.pipeline.probing import CONTENT, Probes
 from fraud.pipeline.runs import Run
 from fraud.pipeline.training import read_model
 from fraud.pipeline.where import client, where
+from fraud.serving import model_file
 
 VARIANT = "AllTraffic"
-# Loads the model where a damaged file can only end this child (LightGBM aborts the process), then scores golden rows
-# exactly as the endpoint will.
-CHILD = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import inference
-model = inference.model_fn(sys.argv[2])
-golden = json.load(open(sys.argv[2] + "/golden.json"))
-body = json.dumps({"transactions": golden["transactions"], "inference_ids": []})
-rows = inference.input_fn(body, "application/json")
-answer = inference.output_fn(inference.predict_fn(rows, model), "application/json")
-answer = json.loads(answer[0] if isinstance(answer, tuple) else answer)
-print(json.dumps([item["fraud_probability"] for item in answer["predictions"]]))
-"""
 
 
 def describe(endpoint_name: str) -> dict[str, Any] | None:
@@ -65,7 +49,7 @@ def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `fraud.pipeline.training.read_model`, with ``offline`` and ``reloaded`` scores of the golden rows.
+        As `fraud.pipeline.training.read_model`, with ``offline`` scores of the golden rows.
 
     Raises
     ------
@@ -83,20 +67,11 @@ def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
         (Path(folder) / "model.txt").write_bytes(model["model_text"])
         for name in ("schema", "golden"):
             (Path(folder) / f"{name}.json").write_bytes(orjson.dumps(model[name]))
-        child = subprocess.run(
-            [sys.executable, "-c", CHILD, str(parameters.ROOT / "src"), folder],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    if child.returncode:
-        last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
-        raise DeploymentError(f"The model of {run.run_id} does not load: {last}")
-    reloaded = orjson.loads(child.stdout)
-    offline = model["golden"]["scores"]
-    if reloaded != offline:
-        raise DeploymentError(f"The model of {run.run_id} scores its golden rows differently after loading.")
-    return model | {"offline": offline, "reloaded": reloaded}
+        try:
+            model_file.load(Path(folder), trained["model_sha256"])
+        except QualityGateError as error:
+            raise DeploymentError(f"The model of {run.run_id} must not be served: {error}") from error
+    return model | {"offline": model["golden"]["scores"]}
 
 
 def deployment_config(p: SimpleNamespace, alarms: Sequence[str]) -> dict[str, Any]:

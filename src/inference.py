@@ -1,0 +1,250 @@
+"""Serve the model in the SageMaker SKLearn container: ``model_fn``, ``input_fn``, ``predict_fn``, ``output_fn``.
+
+Request ``{"transactions": [{…}], "inference_ids": ["…"], "reasons": false}``, answer ``{"predictions":
+[{"fraud_probability": 0.01}], "model_version": "…", "sha256": "…"}``. ``text/csv`` is rows in the schema's order,
+without a header; its answer is one probability a line. Whatever cannot be scored raises, which the container answers
+with 500: the Lambda before it refuses such requests with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import io
+import json
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fraud.errors import InvalidRequestError
+from fraud.schema import Schema
+from fraud.serving import libgomp, model_file
+
+JSON, CSV = "application/json", "text/csv"
+N_REASONS = 5
+_NORMAL_PREDICTION, _FLOAT64 = 0, 1  # constants of LightGBM's C interface
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``input_fn`` understood: transactions of a JSON body, or cells of a CSV body."""
+
+    transactions: list[dict[str, Any]]
+    cells: list[list[str]]
+    reasons: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What ``predict_fn`` found."""
+
+    scores: list[float]
+    reasons: list[list[dict[str, Any]]] | None
+    model_version: str
+    sha256: str
+    is_csv: bool
+
+
+class Model:
+    """A checked model with its schema, ready to score.
+
+    Parameters
+    ----------
+    booster : lightgbm.Booster
+    schema : Schema
+    version : str
+        The run that trained it.
+    sha256 : str
+        Of the loaded ``model.txt``.
+    """
+
+    def __init__(self, booster: Any, schema: Schema, version: str, sha256: str) -> None:
+        self.booster, self.schema, self.version, self.sha256 = booster, schema, version, sha256
+        self._score_row = single_row(booster, len(schema.features))
+
+    def scores(self, rows: list[list[float]]) -> list[float]:
+        """Score encoded rows; one row takes LightGBM's way without set-up."""
+        if len(rows) == 1:
+            score = self._score_row(rows[0])
+            if not 0.0 <= score <= 1.0:
+                raise ValueError("The model gave a score that is no probability.")
+            return [score]
+        scores: list[float] = model_file.probabilities(self.booster, np.array(rows, dtype=np.float64)).tolist()
+        return scores
+
+    def reasons(self, rows: list[list[float]]) -> list[list[dict[str, Any]]]:
+        """Contributions (log-odds) of the features that moved each score most, largest first."""
+        shares = self.booster.predict(np.array(rows, dtype=np.float64), pred_contrib=True, num_threads=1)[:, :-1]
+        top = np.argsort(-np.abs(shares), axis=1, kind="stable")[:, :N_REASONS]
+        names = self.schema.names
+        return [
+            [{"feature": names[j], "contribution": float(row[j])} for j in best]
+            for row, best in zip(shares, top, strict=True)
+        ]
+
+
+def single_row(booster: Any, n_features: int) -> Any:
+    """Prepare LightGBM's single-row prediction, which costs half of ``Booster.predict`` on one row.
+
+    Parameters
+    ----------
+    booster : lightgbm.Booster
+    n_features : int
+
+    Returns
+    -------
+    callable
+        ``(values) -> float`` for a list of ``n_features`` floats; the same bits as ``Booster.predict``.
+    """
+    basic = libgomp.lightgbm().basic
+    library, check = basic._LIB, basic._safe_call
+    settings = ctypes.c_void_p()
+    prepare = library.LGBM_BoosterPredictForMatSingleRowFastInit
+    every_tree = (0, -1)
+    check(
+        prepare(
+            booster._handle,
+            _NORMAL_PREDICTION,
+            *every_tree,
+            _FLOAT64,
+            n_features,
+            b"num_threads=1",
+            ctypes.byref(settings),
+        )
+    )
+    row, score, count = (ctypes.c_double * n_features)(), ctypes.c_double(), ctypes.c_int64()
+    predict, lock = library.LGBM_BoosterPredictForMatSingleRowFast, threading.Lock()
+
+    def score_row(values: list[Any]) -> float:
+        with lock:  # one buffer, maybe several threads
+            row[:] = values
+            check(predict(settings, row, ctypes.byref(count), ctypes.byref(score)))
+            return score.value
+
+    weakref.finalize(booster, library.LGBM_FastConfigFree, settings).atexit = False
+    return score_row
+
+
+def model_fn(model_dir: str) -> Model:
+    """Load the model, after its hash was compared with the release's and a child process has loaded it.
+
+    Parameters
+    ----------
+    model_dir : str
+        Where the container unpacked the archive.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    QualityGateError
+        When the model is not the released one, or not sound.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a worker; read when LightGBM is imported, below
+    booster, schema, sha256 = model_file.load(Path(model_dir), os.environ.get("MODEL_SHA256", ""))
+    return Model(booster, schema, os.environ.get("MODEL_VERSION", ""), sha256)
+
+
+def input_fn(body: str | bytes, content_type: str) -> Request:
+    """Read a request.
+
+    Parameters
+    ----------
+    body : str or bytes
+    content_type : str
+        ``application/json`` or ``text/csv``.
+
+    Returns
+    -------
+    Request
+
+    Raises
+    ------
+    ValueError
+        When the body or its type cannot be read.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    text = body if isinstance(body, str) else body.decode()
+    if kind == CSV:
+        cells = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+        if not cells:
+            raise ValueError("The body has no row.")
+        return Request([], cells)
+    if kind != JSON:
+        raise ValueError(f"The content type must be {JSON} or {CSV}.")
+    try:
+        request = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("The body is nested too deeply.") from None
+    transactions = request.get("transactions") if isinstance(request, dict) else None
+    if not isinstance(transactions, list) or not transactions or not all(isinstance(t, dict) for t in transactions):
+        raise ValueError('The body must be {"transactions": [{…}, …]} with at least one transaction.')
+    reasons = request.get("reasons", False)
+    if not isinstance(reasons, bool):
+        raise ValueError('"reasons" must be true or false.')
+    return Request(transactions, [], reasons)
+
+
+def predict_fn(request: Request, model: Model) -> Prediction:
+    """Score a request.
+
+    Parameters
+    ----------
+    request : Request
+    model : Model
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    ValueError
+        When a value is of the wrong type or not finite.
+    """
+    try:
+        transactions = request.transactions or [model.schema.coerce_csv(cells) for cells in request.cells]
+        rows = [model.schema.encode(transaction) for transaction in transactions]
+    except InvalidRequestError as error:
+        raise ValueError(error.detail) from error
+    return Prediction(
+        scores=model.scores(rows),
+        reasons=model.reasons(rows) if request.reasons else None,
+        model_version=model.version,
+        sha256=model.sha256,
+        is_csv=bool(request.cells),
+    )
+
+
+def output_fn(prediction: Prediction, accept: str) -> tuple[str, str]:
+    """Write the answer: CSV when the request was CSV or the caller asks for it, else JSON.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    accept : str
+
+    Returns
+    -------
+    body : str
+    content_type : str
+    """
+    if prediction.is_csv or accept == CSV:
+        return "".join(f"{score!r}\n" for score in prediction.scores), CSV
+    predictions: list[dict[str, Any]] = [{"fraud_probability": score} for score in prediction.scores]
+    if prediction.reasons is not None:
+        for item, reasons in zip(predictions, prediction.reasons, strict=True):
+            item["reasons"] = reasons
+    answer = {"predictions": predictions, "model_version": prediction.model_version, "sha256": prediction.sha256}
+    return json.dumps(answer, allow_nan=False), JSON
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON.")

@@ -1,0 +1,231 @@
+"""The endpoint's handlers: the scores of training, to the last bit, and nothing for input that has none."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import training_kit as kit
+
+import inference
+from fraud.errors import QualityGateError
+from fraud.serving import model_file
+from fraud.training import data as training_data
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    channel = kit.put(tmp_path_factory.mktemp("channel"), kit.history(kit.table()))
+    with pytest.MonkeyPatch.context() as patch:
+        return kit.run(patch, tmp_path_factory.mktemp("job"), channel)
+
+
+@pytest.fixture(scope="module")
+def served(job):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODEL_VERSION", "run-1")
+        patch.setenv("MODEL_SHA256", job.read("metrics.json")["model_sha256"])
+        return inference.model_fn(str(job.model_dir))
+
+
+@pytest.fixture(scope="module")
+def golden(job):
+    return job.read("golden.json")
+
+
+def ask(model, body, content_type="application/json", accept="application/json"):
+    """Go through the handlers as the container does; text out."""
+    body = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    return inference.output_fn(inference.predict_fn(inference.input_fn(body, content_type), model), accept)
+
+
+def scores(model, transactions):
+    answer, _ = ask(model, {"transactions": transactions})
+    return [item["fraud_probability"] for item in json.loads(answer)["predictions"]]
+
+
+# -- the right scores
+
+
+def test_golden_rows_score_as_at_training_alone_together_and_as_csv(served, job, golden):
+    transactions, expected = golden["transactions"], golden["scores"]
+    assert len(expected) == 20
+    assert max(expected) > 10 * min(expected)  # from one end to the other
+    assert scores(served, transactions) == expected
+    assert [scores(served, [transaction])[0] for transaction in transactions] == expected
+
+    names = [feature["name"] for feature in job.read("schema.json")["features"]]
+    cells = [[transaction[name] for name in names] for transaction in transactions]
+    rows = [",".join("" if cell is None else json.dumps(cell).strip('"') for cell in row) for row in cells]
+    answer, content_type = ask(served, "\n".join(rows), "text/csv; charset=utf-8", "text/csv")
+    assert [float(line) for line in answer.splitlines()] == expected
+    assert content_type == "text/csv"
+    assert ask(served, rows[0], "text/csv")[0] == f"{expected[0]!r}\n"
+
+
+def test_every_row_scores_as_its_training_matrix(served, job, tmp_path):
+    channel = kit.put(tmp_path, kit.history(kit.table(700, seed=5)))
+    ledger = training_data.open_ledger(channel)
+    rows = training_data.raw_rows(ledger, range(700), served.schema.names)
+    together = np.array([served.schema.encode(row) for row in rows])
+    expected = served.booster.predict(together).tolist()
+    assert [scores(served, [row])[0] for row in rows] == expected
+    assert scores(served, rows) == expected
+
+
+def test_the_answer_names_the_model(served, job, golden):
+    answer, content_type = ask(served, {"transactions": golden["transactions"][:2], "inference_ids": ["a", "b"]})
+    found = json.loads(answer)
+    assert content_type == "application/json"
+    assert set(found) == {"predictions", "model_version", "sha256"}
+    assert [set(item) for item in found["predictions"]] == [{"fraud_probability"}] * 2
+    assert found["model_version"] == "run-1"
+    assert found["sha256"] == model_file.sha256((job.model_dir / "model.txt").read_bytes())
+
+
+def test_reasons_are_the_largest_contributions(served, golden):
+    body = {"transactions": golden["transactions"], "reasons": True}
+    predictions = json.loads(ask(served, body)[0])["predictions"]
+    rows = np.array([served.schema.encode(transaction) for transaction in golden["transactions"]])
+    shares = served.booster.predict(rows, pred_contrib=True)
+    for item, row in zip(predictions, shares, strict=True):
+        named = {reason["feature"]: reason["contribution"] for reason in item["reasons"]}
+        sizes = [abs(reason["contribution"]) for reason in item["reasons"]]
+        assert len(named) == 5
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes == sorted(np.abs(row[:-1]), reverse=True)[:5]
+        assert named == {name: row[served.schema.names.index(name)] for name in named}
+        log_odds = math.log(item["fraud_probability"] / (1 - item["fraud_probability"]))
+        assert row.sum() == pytest.approx(log_odds)
+
+
+def test_threads_do_not_mix_rows(served, golden):
+    wrong = []
+
+    def work(k):
+        transaction, expected = golden["transactions"][k], golden["scores"][k]
+        wrong.extend(score for _ in range(300) for score in scores(served, [transaction]) if score != expected)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# -- wrong input
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "null", "[]", "7", "{}", '{"transactions": []}', '{"transactions": {}}', '{"transactions": [1]}',
+        '{"transactions": [{"v1": NaN}]}', '{"transactions": [{"v1": Infinity}]}', '{"transactions": [{"v1": 1e999}]}',
+        '{"transactions": [{"v1": -1e999}, {"v1": 1}]}', '{"transactions": [{"v1": "1"}]}',
+        '{"transactions": [{"v1": true}]}', '{"transactions": [{"v1": [1]}]}', '{"transactions": [{"known": 1}]}',
+        '{"transactions": [{"card": {}}]}', '{"transactions": [{"v1": 1' + "0" * 400 + "}]}",
+        '{"transactions": [{}], "reasons": "yes"}', "[" * 100_000, b"\xff\xfe",
+    ],
+)  # fmt: skip
+def test_what_has_no_score_raises_value_error(served, body):
+    with pytest.raises(ValueError):
+        ask(served, body)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "\n", "1,2\n", "1,2,3,4,visa,maybe,true", "inf,1,1,1,visa,true,true", "x,1,1,1,visa,true,true"]
+)
+def test_csv_without_a_score_raises_value_error(served, body):
+    with pytest.raises(ValueError):
+        ask(served, body, "text/csv")
+
+
+def test_other_content_types_raise_value_error(served):
+    with pytest.raises(ValueError, match="content type"):
+        ask(served, "{}", "application/x-npy")
+
+
+# -- models that must not be served
+
+
+def copy(job, folder):
+    return shutil.copytree(job.model_dir, folder / "model")
+
+
+def test_another_model_than_released_is_refused(job, tmp_path, monkeypatch):
+    folder = copy(job, tmp_path)
+    text = (folder / "model.txt").read_text()
+    (folder / "model.txt").write_text(text.replace("shrinkage=0.1", "shrinkage=0.2", 1))  # scores the same
+    monkeypatch.setenv("MODEL_SHA256", job.read("metrics.json")["model_sha256"])
+    with pytest.raises(QualityGateError, match="was released"):
+        inference.model_fn(str(folder))
+
+
+def test_a_model_that_scores_otherwise_is_refused_without_a_promised_hash(job, tmp_path, monkeypatch):
+    monkeypatch.delenv("MODEL_SHA256", raising=False)
+    folder = copy(job, tmp_path)
+    lines = (folder / "model.txt").read_text().split("\n")
+    lines = [
+        line.translate(str.maketrans("1234", "2341")) if line.startswith("leaf_value=") else line for line in lines
+    ]
+    (folder / "model.txt").write_text("\n".join(lines))
+    with pytest.raises(QualityGateError, match="golden rows score differently"):
+        inference.model_fn(str(folder))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("ending", ["", "\nend of trees\n"])
+def test_a_truncated_model_is_refused_and_the_server_lives(job, tmp_path, monkeypatch, share, ending):
+    folder = copy(job, tmp_path)
+    content = (folder / "model.txt").read_bytes()
+    (folder / "model.txt").write_bytes(content[: int(share * len(content))] + ending.encode())
+    monkeypatch.setenv("MODEL_SHA256", model_file.sha256((folder / "model.txt").read_bytes()))
+    with pytest.raises(QualityGateError, match="cannot be loaded|not a whole"):
+        inference.model_fn(str(folder))
+
+
+@pytest.mark.parametrize("name", ["model.txt", "schema.json", "golden.json"])
+def test_a_missing_file_is_named(job, tmp_path, monkeypatch, name):
+    monkeypatch.delenv("MODEL_SHA256", raising=False)
+    folder = copy(job, tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(QualityGateError, match=name):
+        inference.model_fn(str(folder))
+
+
+# -- in the container
+
+
+def test_the_archive_serves_alone(job, golden, tmp_path):
+    """Only the archive's code, numpy and LightGBM; neither the pipeline nor what training needs."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(job.model_dir / "code")!r})
+import inference, fraud
+assert fraud.__file__.startswith({str(job.model_dir)!r}), fraud.__file__
+model = inference.model_fn({str(job.model_dir)!r})
+body, kind = inference.input_fn(sys.stdin.read(), "application/json"), "application/json"
+print(*inference.output_fn(inference.predict_fn(body, model), kind)[:1])
+heavy = {{"polars", "boto3", "fraud.pipeline", "train", "training_data"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps({"transactions": golden["transactions"]}),
+        env=environment | {"MODEL_SHA256": job.read("metrics.json")["model_sha256"]},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [item["fraud_probability"] for item in json.loads(done.stdout)["predictions"]] == golden["scores"]
