@@ -42,7 +42,9 @@ def test_the_archive_holds_text_and_json_only(job):
     assert job.exit_code == 0
     assert own == data | {"code/inference.py", "code/requirements.txt"}
     assert {name.removeprefix("code/fraud/") for name in files - own} == {
-        path.name for path in (SRC / "fraud").glob("*.py")
+        path.relative_to(SRC / "fraud").as_posix()
+        for pattern in ("*.py", "serving/*.py")
+        for path in (SRC / "fraud").glob(pattern)
     }
 
 
