@@ -128,6 +128,8 @@ def test_the_archives_own_packages_win_over_installed_ones(tmp_path, monkeypatch
     (tmp_path / "inference.py").write_text("import fraud\ndef model_fn(d): return fraud.WHERE")
     kept = {name: sys.modules[name] for name in list(sys.modules) if name.split(".")[0] in ("fraud", "inference")}
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in kept:  # an instance is a fresh process; other tests have imported the real ones
+        del sys.modules[name]
     try:
         assert serving.load("/m", str(tmp_path), "inference.py").model == "archive"
     finally:
