@@ -88,7 +88,7 @@ def test_precedence_is_default_then_file_then_command_line(notebook):
         ("kind: c", {}, ["kind is 'c'", "one of a, b"]),
         ("- 1", {}, ["must map names to values"]),
         ("a: [", {}, ["not valid YAML"]),
-        ("", {"ratee": "1"}, ["--param ratee", "did you mean rate?"]),
+        ("", {"ratee": "1"}, ["--param: 'ratee'", "did you mean rate?"]),
         ("", {"rounds": "x"}, ["--param rounds", "'x'", "int"]),
     ],
 )

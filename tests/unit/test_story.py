@@ -122,7 +122,9 @@ def test_the_newest_rows_are_used_when_fewer_are_wanted(table, tmp_path):
     path = tmp_path / "mine.parquet"
     table.write_parquet(path)
     (tmp_path / "out").mkdir()
-    found = material.from_table(path, tmp_path / "out", ROLES, rows=500)
+    said = []
+    found = material.from_table(path, tmp_path / "out", ROLES, rows=500, echo=said.append)
+    assert said[-1] == "The newest 500 of 1,000 rows are used."
     assert pl.read_parquet(found.history)["TX_TIME_SECONDS"].min() == 10_000
     assert found.history_rows == 400
     assert found.normal["TX_TIME_SECONDS"][0] == 10_400
@@ -353,6 +355,12 @@ def test_a_step_that_fails_ends_it_with_its_last_lines(monkeypatch, error, code,
     assert words in told.text
     assert after == []
     assert "Traceback" not in told.text
+
+
+def test_a_model_below_the_gate_comes_with_advice(monkeypatch):
+    told = Told(monkeypatch, raising(ProgramFailed("fraud run", 1, ["02_train, cell 15: QualityGateError: AUC"])))
+    assert told.code == 1
+    assert "ROWS=" in told.text
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch):

@@ -141,6 +141,8 @@ def from_table(
     frame = _scan(path).with_row_index("__row")
     key = _order(frame, chosen["time"])
     kept = min(rows, found["rows"]) if rows else found["rows"]
+    if kept < found["rows"]:
+        echo(f"The newest {kept:,} of {found['rows']:,} rows are used.")
     places = _places(frame, key, [found["rows"] - kept, found["rows"] - kept + int(kept * USER_SHARE)])
     past = frame.filter(_from(key, places[0]) & ~_from(key, places[1]))
     history = folder / f"{path.name.split('.')[0]}{'.parquet' if path.suffix == '.parquet' else '.csv'}"

@@ -97,7 +97,7 @@ class Report:
     @property
     def refused(self) -> int:
         """Malformed requests that were refused as they should be."""
-        return sum(answer.malformed for answer in self.answers)
+        return sum(answer.malformed and not answer.problem for answer in self.answers)
 
     @property
     def transactions(self) -> int:

@@ -28,6 +28,7 @@ from fraud.demo.words import Facts, summary
 from fraud.errors import FraudError
 
 ROWS = 25_000  # of the sample
+USER_ROWS = 200_000  # of a user's table, the newest: what comes after them resembles them most, and it takes minutes
 CLI = ["-m", "fraud.pipeline.cli"]
 TICK_SECONDS = 2.0
 CAPTURE_SECONDS = 6.0  # until all captured traffic has arrived; a verdict on the first part of it is a coarse one
@@ -109,7 +110,9 @@ class Story:
         """Make or split the table; its first part becomes the history."""
         asked = self.settings
         if asked.table:
-            found = materials.from_table(asked.table, self.folder, asked.roles, asked.exclude, asked.rows, step.say)
+            found = materials.from_table(
+                asked.table, self.folder, asked.roles, asked.exclude, asked.rows or USER_ROWS, step.say
+            )
             self.facts.history = asked.table.name
         else:
             found = materials.from_sample(self.folder, asked.rows or ROWS, asked.columns)
@@ -280,6 +283,10 @@ def tell(settings: Settings) -> int:
         for line in shown:
             screen.say(f"      | {line}")
         screen.say(f"Error: {error}")
+        if any("QualityGateError" in line for line in error.lines):
+            screen.say(
+                "Try newer rows (--rows, make run ROWS=…), other columns (--exclude), or a lower gate (params/local)."
+            )
         return error.exit_code
     except FraudError as error:
         for line in getattr(error, "lines", []):
@@ -305,7 +312,9 @@ def _main(
     time_column: Annotated[str, typer.Option("--time", help="Column that orders transactions in time.")] = "",
     amount: Annotated[str, typer.Option(help="Column with the amount of money.")] = "",
     exclude: Annotated[str, typer.Option(help="Columns to keep from the model, comma separated.")] = "",
-    rows: Annotated[int, typer.Option(help="Transactions; 0 is 25,000 of the sample or all of your table.", min=0)] = 0,
+    rows: Annotated[
+        int, typer.Option(help="Transactions; 0 is 25,000 of the sample, the newest 200,000 of a table.", min=0)
+    ] = 0,
     columns: Annotated[str, typer.Option(help="Of the sample: core (66 columns) or full (434).")] = "core",
     keep: Annotated[bool, typer.Option("--keep", help="Go on with what the local AWS holds.")] = False,
 ) -> None:

@@ -205,7 +205,7 @@ def resolve(env: str, chosen: Iterable[str], overrides: Mapping[str, str] | None
         resolved[step] = values
     for name in overrides:
         if name not in named:
-            raise _unknown(name, known, f"--param {name}")
+            raise _unknown(name, known, "--param")
     return resolved
 
 
