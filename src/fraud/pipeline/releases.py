@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from fraud.errors import DeploymentError
-from fraud.pipeline.runs import Run, dumps, iso, now
+from fraud.moment import iso
+from fraud.pipeline.runs import Run, dumps, now
 
 
 def read_release(run: Run, endpoint_name: str) -> dict[str, Any] | None:

@@ -18,9 +18,10 @@ import psutil
 
 from fraud import errors
 from fraud.errors import FraudError, ParameterError, UserError
+from fraud.moment import iso
 from fraud.pipeline import parameters
 from fraud.pipeline.render import render_html
-from fraud.pipeline.runs import COMMITTED, Run, check_run_id, dumps, iso, now
+from fraud.pipeline.runs import COMMITTED, Run, check_run_id, dumps, now
 from fraud.pipeline.where import where
 
 REPORTS = parameters.ROOT / "reports"

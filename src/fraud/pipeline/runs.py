@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fraud.errors import DataError, ParameterError
+from fraud.moment import iso
 from fraud.pipeline import parameters
 from fraud.pipeline.storage import Storage
 from fraud.pipeline.where import where
@@ -21,26 +22,6 @@ COMMITTED = "COMMITTED"
 def now() -> dt.datetime:
     """The present moment, UTC, whole seconds."""
     return dt.datetime.now(dt.UTC).replace(microsecond=0)
-
-
-def iso(moment: dt.datetime) -> str:
-    """``2026-01-02T03:04:05Z``."""
-    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def instant(text: str) -> dt.datetime:
-    """Read an ISO 8601 moment; without a zone it is UTC.
-
-    Raises
-    ------
-    ParameterError
-        When it is none.
-    """
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ParameterError(f"{text!r} is not an ISO 8601 moment such as 2026-01-02T03:04:05Z.") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 
 def check_run_id(run_id: str) -> str:
