@@ -129,7 +129,7 @@ phases:
   install:
     commands:
       - 'test ! -e "$VIRTUAL_ENV/bin/fraud" && test "$(command -v fraud)" != "{Path(sys.prefix) / "bin" / "fraud"}"'
-      - python -c "import importlib.util as u, sys; s = u.find_spec('fraud'); sys.exit(s and '{ROOT}' in str(s.origin))"
+      - python -c "import importlib.util as u, sys; s = u.find_spec('fraud'); sys.exit(s and '{ROOT / "src"}' in str(s.origin))"
       - python -m pip install --require-hashes -r requirements.lock
       - python -m pip install --no-deps --no-build-isolation -e .
   build:
@@ -153,7 +153,7 @@ phases:
     paths = json.loads(next(line for line in build.output() if line.startswith('["')))
     overlay_site = next(path for path in paths if path.startswith(str(made / "venv")))
     assert paths.index(overlay_site) < paths.index(f"{made}/src/src") < paths.index(str(site))
-    assert not [path for path in paths if path.startswith(str(ROOT))], "nothing of the developer's tree"
+    assert not [path for path in paths if path.startswith(str(ROOT / "src"))], "nothing of the developer's tree"
     assert f"{made}/venv/bin/python" in output, "the kernel is the overlay's"
     assert fingerprint(site, Path(sys.prefix) / "bin", build.source / "src") == before
     assert sorted(path.name for path in build.source.iterdir()) == [

@@ -136,7 +136,8 @@ class Story:
             if not (refused and storage.exists(f"releases/{self.facts.endpoint}/current.json")):
                 raise
             self.facts.notes.append("The gate refused the first model of this story; the one in service stayed.")
-        self.facts.first_auc = storage.read_json(f"runs/{self.facts.run_id}/02_train.json")["auc"]
+        trained = storage.read_json(f"runs/{self.facts.run_id}/02_train.json", default={})  # absent below the gate
+        self.facts.first_auc = trained.get("auc")
         self._collect(self.facts.run_id)
 
     def traffic(self, step: Step) -> None:
