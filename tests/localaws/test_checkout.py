@@ -129,7 +129,7 @@ phases:
   install:
     commands:
       - 'test ! -e "$VIRTUAL_ENV/bin/fraud" && test "$(command -v fraud)" != "{Path(sys.prefix) / "bin" / "fraud"}"'
-      - python -c "import importlib.util as u, sys; s = u.find_spec('fraud'); sys.exit(s and '{ROOT / "src"}' in str(s.origin))"
+      - python -c "import importlib.util as u, sys; s = u.find_spec('fraud'); sys.exit(s and '{ROOT}/src' in s.origin)"
       - python -m pip install --require-hashes -r requirements.lock
       - python -m pip install --no-deps --no-build-isolation -e .
   build:

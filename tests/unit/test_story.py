@@ -54,6 +54,15 @@ def test_before_the_change_the_traffic_is_like_the_history(tmp_path):
     assert max(missing.values()) < 0.08, missing
 
 
+def test_traffic_that_nobody_has_seen_goes_with_the_same_history(tmp_path):
+    usual = material.from_sample(tmp_path, 6_000)
+    before = usual.history.read_bytes()
+    fresh = material.from_sample(tmp_path, 6_000, live_seed=99)
+    assert fresh.history.read_bytes() == before
+    assert fresh.normal.schema == usual.normal.schema
+    assert not fresh.normal.drop("TransactionID").equals(usual.normal.drop("TransactionID"))
+
+
 def test_too_few_rows_are_refused(tmp_path):
     with pytest.raises(ParameterError, match="at least 6000"):
         material.from_sample(tmp_path, 100)

@@ -64,8 +64,21 @@ class Material:
         return self.roles["target"]
 
 
-def from_sample(folder: Path, rows: int, columns: str = "core", seed: int = SEED) -> Material:
+def from_sample(
+    folder: Path, rows: int, columns: str = "core", seed: int = SEED, live_seed: int | None = None
+) -> Material:
     """Make the sample: the history is written to a file, what follows stays in memory.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the history is written.
+    rows : int
+        Of history and traffic together.
+    columns : {"core", "full"}
+        See `fraud.demo.sample.generate`.
+    seed, live_seed : int
+        Of the history and of the traffic. Another one for the traffic makes payments that nobody has seen.
 
     Raises
     ------
@@ -77,9 +90,10 @@ def from_sample(folder: Path, rows: int, columns: str = "core", seed: int = SEED
     first = int(rows * HISTORY_SHARE)
     path = folder / "sample.parquet"
     sample.write(path, rows, seed, stop_row=first, columns=columns, steady=True, force=True)
-    live = sample.table(rows, seed, first, stop_row=min(rows, first + MOST_LIVE), columns=columns, steady=True)
+    live_seed = seed if live_seed is None else live_seed
+    live = sample.table(rows, live_seed, first, stop_row=min(rows, first + MOST_LIVE), columns=columns, steady=True)
     normal, later = _first(live)
-    changed = shift(shift(later, "pattern", share=NEW_FRAUD, seed=seed, steady=True), "amount", factor=FACTOR)
+    changed = shift(shift(later, "pattern", share=NEW_FRAUD, seed=live_seed, steady=True), "amount", factor=FACTOR)
     roles = {"target": "isFraud", "id": "TransactionID", "time": "TransactionDT", "amount": "TransactionAmt"}
     change = f"amounts × {FACTOR}, and a pattern of fraud that no model has seen in {NEW_FRAUD:.0%} of the payments"
     return Material(path, first, roles, normal, *_last(changed, live.height), change)

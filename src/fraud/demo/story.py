@@ -114,8 +114,12 @@ class Story:
                 asked.table, self.folder, asked.roles, asked.exclude, asked.rows or USER_ROWS, step.say
             )
             self.facts.history = asked.table.name
+            if asked.keep:
+                self.facts.notes.append("An earlier story may have sent and learnt the same rows: its AUC flatters.")
         else:
-            found = materials.from_sample(self.folder, asked.rows or ROWS, asked.columns)
+            # An earlier story has sent the usual payments, and the model has learnt from them
+            fresh = int(self.began) if asked.keep else None
+            found = materials.from_sample(self.folder, asked.rows or ROWS, asked.columns, live_seed=fresh)
             self.facts.history = "the sample"
         self.material, self.facts.history_rows, self.facts.change = found, found.history_rows, found.change
         options = [f"--{name}={value}" for name, value in found.roles.items() if value]
