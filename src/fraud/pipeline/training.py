@@ -61,8 +61,11 @@ def start(run: Run, p: SimpleNamespace) -> str:
     base = f"fraud-{run.run_id}"
     jobs = client("sagemaker").list_training_jobs(NameContains=base, SortBy="CreationTime", SortOrder="Descending")
     for job in jobs["TrainingJobSummaries"]:
-        if job["TrainingJobName"].startswith(f"{base}-") and job["TrainingJobStatus"] in ("InProgress", "Completed"):
-            return str(job["TrainingJobName"])
+        name = str(job["TrainingJobName"])
+        if name.startswith(f"{base}-") and job["TrainingJobStatus"] in ("InProgress", "Completed"):
+            started = client("sagemaker").describe_training_job(TrainingJobName=name)
+            if started["HyperParameters"] == hyperparameters(p):  # else a person tries other parameters
+                return name
     run.results("01_merge_data")  # nothing to learn from before 01 has recorded
     return _submit(run, p, base)
 

@@ -1,0 +1,72 @@
+"""Starting or adopting a training job, and the quality gate; SageMaker itself is a fake with its answers' shapes."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fraud.errors import QualityGateError
+from fraud.pipeline import training
+
+P = SimpleNamespace(num_boost_round=50, learning_rate=0.1, endpoint_name="fraud")
+
+
+class FakeSageMaker:
+    """Holds jobs: name to status and hyperparameters."""
+
+    def __init__(self, jobs):
+        self.jobs = jobs
+
+    def list_training_jobs(self, NameContains, **_):
+        names = [name for name in reversed(self.jobs) if NameContains in name]
+        return {"TrainingJobSummaries": [{"TrainingJobName": n, "TrainingJobStatus": self.jobs[n][0]} for n in names]}
+
+    def describe_training_job(self, TrainingJobName):
+        return {"HyperParameters": self.jobs[TrainingJobName][1]}
+
+
+@pytest.fixture
+def start(monkeypatch):
+    def with_jobs(jobs):
+        monkeypatch.setattr(training, "client", lambda service: FakeSageMaker(jobs))
+        monkeypatch.setattr(training, "_submit", lambda run, p, base: f"{base}-new")
+        run = SimpleNamespace(run_id="r1", results=lambda step: {})
+        return training.start(run, P)
+
+    return with_jobs
+
+
+SAME = {"num_boost_round": "50", "learning_rate": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "chosen"),
+    [
+        ({}, "fraud-r1-new"),
+        ({"fraud-r1-1": ("Completed", SAME)}, "fraud-r1-1"),
+        ({"fraud-r1-1": ("InProgress", SAME)}, "fraud-r1-1"),
+        ({"fraud-r1-1": ("Failed", SAME)}, "fraud-r1-new"),
+        ({"fraud-r1-1": ("Completed", SAME | {"num_boost_round": "99"})}, "fraud-r1-new"),
+        ({"fraud-r1-1": ("Completed", SAME), "fraud-r1-2": ("Completed", {})}, "fraud-r1-1"),
+        ({"other-fraud-r1-1": ("Completed", SAME), "fraud-r10-1": ("Completed", SAME)}, "fraud-r1-new"),
+    ],
+)
+def test_a_job_is_adopted_only_when_it_is_this_runs_and_does_the_same(start, jobs, chosen):
+    assert start(jobs) == chosen
+
+
+def test_only_what_train_py_takes_is_passed_on():
+    taken = training.hyperparameters(P)
+    assert taken == SAME
+
+
+@pytest.mark.parametrize(
+    ("auc", "champion", "passes"),
+    [(0.9, None, True), (0.7, None, False), (0.9, 0.905, True), (0.9, 0.92, False), (0.9, 0.8, True)],
+)
+def test_the_gate(auc, champion, passes):
+    metrics = {"auc": auc, "n_validation": 100} | ({"champion_auc": champion} if champion else {})
+    if passes:
+        assert f"{auc:.4f}" in training.check_quality_gate(metrics, 0.75, 0.01)
+    else:
+        with pytest.raises(QualityGateError, match="nothing is deployed|the champion stays"):
+            training.check_quality_gate(metrics, 0.75, 0.01)
