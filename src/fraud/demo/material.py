@@ -65,7 +65,12 @@ class Material:
 
 
 def from_sample(
-    folder: Path, rows: int, columns: str = "core", seed: int = SEED, live_seed: int | None = None
+    folder: Path,
+    rows: int,
+    columns: str = "core",
+    seed: int = SEED,
+    live_seed: int | None = None,
+    factor: float = FACTOR,
 ) -> Material:
     """Make the sample: the history is written to a file, what follows stays in memory.
 
@@ -79,6 +84,8 @@ def from_sample(
         See `fraud.demo.sample.generate`.
     seed, live_seed : int
         Of the history and of the traffic. Another one for the traffic makes payments that nobody has seen.
+    factor : float
+        By which amounts are multiplied when the traffic changes.
 
     Raises
     ------
@@ -93,9 +100,9 @@ def from_sample(
     live_seed = seed if live_seed is None else live_seed
     live = sample.table(rows, live_seed, first, stop_row=min(rows, first + MOST_LIVE), columns=columns, steady=True)
     normal, later = _first(live)
-    changed = shift(shift(later, "pattern", share=NEW_FRAUD, seed=live_seed, steady=True), "amount", factor=FACTOR)
+    changed = shift(shift(later, "pattern", share=NEW_FRAUD, seed=live_seed, steady=True), "amount", factor=factor)
     roles = {"target": "isFraud", "id": "TransactionID", "time": "TransactionDT", "amount": "TransactionAmt"}
-    change = f"amounts × {FACTOR}, and a pattern of fraud that no model has seen in {NEW_FRAUD:.0%} of the payments"
+    change = f"amounts × {factor}, and a pattern of fraud that no model has seen in {NEW_FRAUD:.0%} of the payments"
     return Material(path, first, roles, normal, *_last(changed, live.height), change)
 
 

@@ -33,6 +33,7 @@ CLI = ["-m", "fraud.pipeline.cli"]
 TICK_SECONDS = 2.0
 CAPTURE_SECONDS = 6.0  # until all captured traffic has arrived; a verdict on the first part of it is a coarse one
 FIRST_TICKS = 25.0  # seconds to wait until the captured traffic has arrived
+OK_TICKS = 40.0  # seconds after which "no drift" is final: all traffic is captured by then
 LAST_TICKS = 420.0  # seconds until drift must have started the pipeline; longer than the cool-down of params/local
 CHANGE_SECONDS = 12.0  # captured moments are whole seconds: rows of one second cannot be told apart in time
 LABELLED = 0.8  # share of the traffic whose truth arrives
@@ -117,9 +118,9 @@ class Story:
             if asked.keep:
                 self.facts.notes.append("An earlier story may have sent and learnt the same rows: its AUC flatters.")
         else:
-            # An earlier story has sent the usual payments, and the model has learnt from them
-            fresh = int(self.began) if asked.keep else None
-            found = materials.from_sample(self.folder, asked.rows or ROWS, asked.columns, live_seed=fresh)
+            # An earlier story has sent the usual payments, and the model has learnt them and their higher amounts
+            again = {"live_seed": int(self.began), "factor": 2.5} if asked.keep else {}
+            found = materials.from_sample(self.folder, asked.rows or ROWS, asked.columns, **again)
             self.facts.history = "the sample"
         self.material, self.facts.history_rows, self.facts.change = found, found.history_rows, found.change
         options = [f"--{name}={value}" for name, value in found.roles.items() if value]
@@ -172,10 +173,15 @@ class Story:
     def tick(self, step: Step) -> None:
         """Do what the schedule does until the drift check starts the pipeline."""
         if not self.execution:
-            answer = self._tick_until(step, LAST_TICKS, lambda found: bool(self.execution))
+            patience = time.monotonic() + OK_TICKS
+            answer = self._tick_until(
+                step,
+                LAST_TICKS,
+                lambda found: bool(self.execution) or (found["verdict"] == "OK" and time.monotonic() > patience),
+            )
             if not self.execution:
                 raise FraudError(
-                    f"The drift check started nothing in {LAST_TICKS:.0f} s; it last said {answer['verdict']}: "
+                    f"The drift check started nothing; it last said {answer['verdict']}: "
                     f"{answer['sentence']} ({', '.join(answer['decision']['reasons'])})"
                 )
             self.facts.drift = answer["sentence"]
