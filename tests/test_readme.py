@@ -18,7 +18,7 @@ def test_the_parameter_tables_are_those_of_the_notebooks():
     assert written == parameters.markdown(), "paste the output of `fraud params --markdown`"
 
 
-@pytest.mark.parametrize("name", re.findall(r"^[├└│ ─]+([\w./]+?)/? {2,}", README, re.MULTILINE))
+@pytest.mark.parametrize("name", re.findall(r"^[├└│][├└│ ─]*([\w./]+?)/? {2,}", README, re.MULTILINE))
 def test_the_tree_names_what_is_there(name):
     assert [path for path in (ROOT / name, ROOT / "src" / name, ROOT / "src/fraud" / name) if path.exists()], name
 
