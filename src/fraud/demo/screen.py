@@ -150,12 +150,17 @@ def _run_quietly(command: list[str], environment: dict[str, str], lines: deque[s
 
 def _run_on_terminal(command: list[str], environment: dict[str, str], lines: deque[str], step: Step) -> tuple[int, str]:
     """Give the program a terminal of its own for its messages and pass them on byte for byte."""
+    import fcntl
     import pty
+    import struct
     import tempfile
+    import termios
 
     ours, theirs = pty.openpty()
     text = b""
     size = step.screen.console.size
+    # A new terminal measures 0 by 0, where progress bars hide themselves.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size.height, size.width, 0, 0))
     with tempfile.TemporaryFile("w+") as output:
         environment |= {"COLUMNS": str(size.width), "LINES": str(size.height)}
         with subprocess.Popen(command, env=environment, stdout=output, stderr=theirs) as program:

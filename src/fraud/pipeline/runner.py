@@ -170,7 +170,7 @@ def _execute(this: Run, step: str, values: dict[str, Any], cell_timeout: int, ec
             str(parameters.NOTEBOOKS / f"{step}.ipynb"),
             this.uri(f"{step}.ipynb"),
             parameters=values | {"bucket": this.bucket, "run_id": this.run_id},
-            progress_bar=sys.stderr.isatty(),
+            progress_bar={"ncols": 76, "leave": False} if sys.stderr.isatty() else False,
             execution_timeout=cell_timeout,
             kernel_name="python3",
             log_output=False,
