@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 DOMAIN = sorted((SRC / "fraud").glob("*.py"))
 FOLDERS = ("pipeline", "training", "serving", "localaws", "demo")
+ENTRY_POINTS = ("train", "inference", "compact")
 STDLIB = set(sys.stdlib_module_names)
 
 
@@ -44,13 +45,13 @@ def test_files_of_fraud_import_the_standard_library_only(path):
 
 @pytest.mark.parametrize("path", sorted((SRC / "fraud" / "pipeline").glob("**/*.py")), ids=lambda path: path.name)
 def test_the_pipeline_does_not_know_the_local_aws(path):
-    wrong = {name for name in imported(path) if within(name, "fraud.localaws") or name in ("train", "inference")}
+    wrong = {name for name in imported(path) if within(name, "fraud.localaws") or name in ENTRY_POINTS}
     assert not wrong, f"{path.name} imports {sorted(wrong)}"
 
 
 @pytest.mark.parametrize("path", sorted((SRC / "fraud" / "localaws").glob("**/*.py")), ids=lambda path: path.name)
 def test_the_local_aws_imports_no_entry_point(path):
-    wrong = {n for n in imported(path) if n in ("train", "inference") or within(n, "fraud.demo")}
+    wrong = {n for n in imported(path) if n in ENTRY_POINTS or within(n, "fraud.demo")}
     assert not wrong, f"{path.name} imports {sorted(wrong)}"
 
 
@@ -59,6 +60,7 @@ def test_the_local_aws_imports_no_entry_point(path):
     [
         ("inference.py", {"serving"}),
         ("train.py", {"training", "serving"}),
+        ("compact.py", {"pipeline"}),
         ("fraud/serving/*.py", {"serving"}),
         ("fraud/training/*.py", {"training", "serving"}),
     ],

@@ -7,8 +7,6 @@ line at a time, and never repeated in the message.
 from __future__ import annotations
 
 import base64
-import binascii
-import csv
 import datetime as dt
 import json
 import re
@@ -16,21 +14,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote
 
-from fraud.errors import CaptureFormatError, InvalidRequestError
+from fraud.errors import CaptureFormatError
 from fraud.moment import iso, seconds
+from fraud.payload import (
+    BASE64,
+    CONTENT_TYPES,
+    JSON,
+    read_answer,
+    read_object,
+    read_request,
+    read_side,
+    write_answer,
+    write_request,
+)
 from fraud.schema import Schema
 
-JSON, CSV, BASE64 = "JSON", "CSV", "BASE64"
 LIVE = "live"
 TAGGED = frozenset({"canary", "test", "replay"})
 """Sources of traffic that nobody pays with: never learnt from, never compared."""
 
 MAX_LINE = 32 << 20  # bytes; a request and its answer have 6 MiB each at most
 _KEY = re.compile(
-    r"(?:^|.*/)([^/]+)/([^/]+)/(\d{4})/(\d\d)/(\d\d)/(\d\d)/\d\d-\d\d-\d{3}-[0-9A-Za-z-]+\.jsonl", re.ASCII
+    # Two slashes are one: a destination that ends in a slash, or an empty prefix, gives such keys.
+    r"(?:.*/)?([^/]+)/+([^/]+)/+(\d{4})/+(\d\d)/+(\d\d)/+(\d\d)/+\d\d-\d\d-\d{3}-[0-9A-Za-z-]+\.jsonl",
+    re.ASCII,
 )
-_FORM = 'is not of the form {"transactions": [{…}, …]}'
 
 
 @dataclass(slots=True)
@@ -91,7 +101,7 @@ def parse_line(line: bytes | str, variant: str, schema: Schema | None = None) ->
     """
     if len(line) > MAX_LINE:
         raise CaptureFormatError(f"the line has more than {MAX_LINE:,} bytes")
-    found = _loads(line, "the line")
+    found = read_object(line, "the line")
     capture, meta = _member(found, "captureData"), _member(found, "eventMetadata")
     if found.get("eventVersion") != "0":
         raise CaptureFormatError("eventVersion is not 0")
@@ -99,13 +109,14 @@ def parse_line(line: bytes | str, variant: str, schema: Schema | None = None) ->
     if not isinstance(event_id, str) or not event_id:
         raise CaptureFormatError("there is no eventId")
     time = _moment(meta.get("inferenceTime"))
-    transactions, ids, source = _request(_member(capture, "endpointInput"), schema)
+    transactions, ids, tag = read_request(_member(capture, "endpointInput"), schema)
+    source, model_version = read_attributes(meta.get("customAttributes"))
     scores: Sequence[float | None] = [None] * len(transactions)
-    model_version = ""
     if capture.get("endpointOutput") is not None:
-        scores, model_version = _answer(_member(capture, "endpointOutput"), len(transactions))
-    if source == LIVE:
-        source = _tag(meta.get("customAttributes"))
+        scores, version = read_answer(_member(capture, "endpointOutput"), len(transactions))
+        model_version = version or model_version
+    if (word := tag.strip().lower().removeprefix("source=").strip()) in TAGGED:
+        source = word
     alone = meta.get("inferenceId")
     if not ids and len(transactions) == 1 and isinstance(alone, str) and alone:
         ids = [alone]
@@ -184,6 +195,24 @@ def only_live(records: Iterable[Record]) -> tuple[list[Record], Counter[str]]:
     return live, dropped
 
 
+def first_of_each(records: Iterable[Record]) -> tuple[list[Record], int]:
+    """Keep one record of each inference id: the earliest, and of several at one moment the first.
+
+    Returns
+    -------
+    records : list of Record
+        In their order.
+    duplicates : int
+        How many were dropped.
+    """
+    records = list(records)
+    first: dict[str, int] = {}
+    for k, record in enumerate(records):
+        if (before := first.get(record.inference_id)) is None or record.time < records[before].time:
+            first[record.inference_id] = k
+    return [records[k] for k in sorted(first.values())], len(records) - len(first)
+
+
 def variant_of_key(key: str) -> str:
     """Variant that a capture key names.
 
@@ -197,9 +226,7 @@ def variant_of_key(key: str) -> str:
     >>> variant_of_key("data-capture/fraud/AllTraffic/2026/01/02/03/04-05-678-6f0e-4b.jsonl")
     'AllTraffic'
     """
-    if not (found := _KEY.fullmatch(key)):
-        raise CaptureFormatError("the key does not end in endpoint/variant/yyyy/mm/dd/HH/MM-SS-mmm-uuid.jsonl")
-    return found[2]
+    return _match(key)[2]
 
 
 def hour_of_key(key: str) -> float:
@@ -210,9 +237,10 @@ def hour_of_key(key: str) -> float:
     CaptureFormatError
         When the key is not SageMaker's, or there is no such hour.
     """
-    variant_of_key(key)
+    found = _match(key)
     try:
-        return dt.datetime.strptime("/".join(key.split("/")[-5:-1]), "%Y/%m/%d/%H").replace(tzinfo=dt.UTC).timestamp()
+        year, month, day, hour = map(int, found.groups()[2:])
+        return dt.datetime(year, month, day, hour, tzinfo=dt.UTC).timestamp()
     except ValueError as error:
         raise CaptureFormatError("the key names an hour that does not exist") from error
 
@@ -266,6 +294,8 @@ def encode_line(
     inference_ids: Sequence[str] = (),
     source: str = LIVE,
     encodings: tuple[str, str] = (JSON, JSON),
+    content_types: tuple[str, str] | None = None,
+    schema: Schema | None = None,
 ) -> bytes:
     """Write what SageMaker captures of a request, with its line break: the inverse of `parse_line`.
 
@@ -276,37 +306,84 @@ def encode_line(
     scores : sequence of float, optional
         The answer; None when only requests are captured.
     event_id, time, model_version, inference_ids, source
-        As in `Record`.
+        As in `Record`. What CSV and JSON lines have no place for goes where SageMaker keeps what a caller sends in
+        headers: the id of a single row in ``inferenceId``, model version and tag in ``customAttributes``.
     encodings : tuple of str
-        Of request and answer, each JSON or BASE64.
+        Of request and answer, each JSON, CSV or BASE64.
+    content_types : tuple of str, optional
+        Of request and answer; by default those that go with the encodings, JSON for BASE64.
+    schema : Schema, optional
+        The order of the cells of a CSV request, which cannot be written without it.
 
+    Raises
+    ------
+    ValueError
+        When CSV or JSON lines cannot carry the transactions, or the ids of several rows.
     """
-    request: dict[str, Any] = {"transactions": list(transactions), "inference_ids": list(inference_ids)}
-    request |= {"source": source} if source != LIVE else {}
-    answer = {"predictions": [{"fraud_probability": s} for s in scores or ()], "model_version": model_version}
-    sides = {"endpointInput": ("INPUT", request), "endpointOutput": ("OUTPUT", answer)}
-    capture: dict[str, Any] = {}
-    for (name, (mode, document)), encoding in zip(sides.items(), encodings, strict=True):
-        text = json.dumps(document, ensure_ascii=False)
-        data = base64.b64encode(text.encode()).decode() if encoding == BASE64 else text
-        capture[name] = {"observedContentType": "application/json", "mode": mode, "data": data, "encoding": encoding}
-    if scores is None:
-        del capture["endpointOutput"]
-    meta = {"eventId": event_id, "inferenceTime": iso(time)}
+    types = content_types or (CONTENT_TYPES[encodings[0]], CONTENT_TYPES[encodings[1]])
+    sides: list[dict[str, Any]] = [
+        {"observedContentType": kind, "mode": mode, "data": "", "encoding": encoding}
+        for kind, mode, encoding in zip(types, ("INPUT", "OUTPUT"), encodings, strict=True)
+    ]
+    forms = [read_side(side, "side")[1] for side in sides]
+    meta: dict[str, Any] = {"eventId": event_id}
+    attributes: list[str] = []
+    tag = source if source != LIVE else ""
+    if forms[0] != JSON:
+        if len(transactions) > 1 and inference_ids:
+            raise ValueError("CSV and JSON lines have no place for the ids of several rows")
+        meta |= {"inferenceId": inference_ids[0]} if inference_ids else {}
+        attributes += [f"source={tag}"] if tag else []
+    if (forms[1] != JSON or scores is None) and model_version:
+        attributes.append(f"model_version={quote(model_version)}")
+    if attributes:
+        meta["customAttributes"] = [";".join(attributes)]
+    texts = [
+        write_request(transactions, inference_ids, tag, forms[0], schema),
+        write_answer(scores or (), model_version, forms[1]),
+    ]
+    for side, text in zip(sides, texts, strict=True):
+        side["data"] = base64.b64encode(text.encode()).decode() if side["encoding"] == BASE64 else text
+    capture = {"endpointInput": sides[0]} | ({} if scores is None else {"endpointOutput": sides[1]})
+    meta["inferenceTime"] = iso(time)
     return json.dumps({"captureData": capture, "eventMetadata": meta, "eventVersion": "0"}).encode() + b"\n"
 
 
-def _refuse(name: str) -> None:
-    raise ValueError(name)
+def read_attributes(value: object) -> tuple[str, str]:
+    """Source and model version in ``customAttributes``.
+
+    Parameters
+    ----------
+    value : object
+        ``"source=canary;model_version=run-1"`` or ``"canary"``, or a list of such texts.
+
+    Returns
+    -------
+    source : str
+        ``live`` or the tag.
+    model_version : str
+        Empty when it is not told.
+
+    Examples
+    --------
+    >>> read_attributes(["team=x; source=canary", "model_version=run%201"])
+    ('canary', 'run 1')
+    """
+    source, version = LIVE, ""
+    for text in value if isinstance(value, list) else [value]:
+        for part in re.split("[;,]", text) if isinstance(text, str) else ():
+            name, equals, told = part.strip().partition("=")
+            word = (told if equals else name).strip().lower()
+            if word in TAGGED and source == LIVE and name.strip().lower() in ("source", word):
+                source = word
+            elif equals and name.strip().lower() == "model_version" and not version:
+                version = unquote(told.strip())
+    return source, version
 
 
-def _loads(text: bytes | str, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise CaptureFormatError(f"{what} is no JSON") from error
-    if not isinstance(found, dict):
-        raise CaptureFormatError(f"{what} is no JSON object")
+def _match(key: str) -> re.Match[str]:
+    if not (found := _KEY.fullmatch(key)):
+        raise CaptureFormatError("the key does not end in endpoint/variant/yyyy/mm/dd/HH/MM-SS-mmm-uuid.jsonl")
     return found
 
 
@@ -321,74 +398,3 @@ def _moment(text: object) -> float:
         return seconds(text if isinstance(text, str) else "")
     except ValueError as error:
         raise CaptureFormatError("inferenceTime is no ISO 8601 moment") from error
-
-
-def _payload(side: Mapping[str, Any], what: str) -> tuple[str, bool]:
-    """Text of one side, and whether it is CSV."""
-    data, encoding = side.get("data"), side.get("encoding")
-    if not isinstance(data, str):
-        raise CaptureFormatError(f"the captured {what} has no data")
-    if encoding not in (JSON, CSV, BASE64):
-        raise CaptureFormatError(f"the captured {what} has an encoding other than JSON, CSV and BASE64")
-    if encoding == BASE64:
-        try:
-            data = base64.b64decode(data, validate=True).decode()
-        except (binascii.Error, ValueError) as error:
-            raise CaptureFormatError(f"the captured {what} is no BASE64 of text") from error
-    return data, encoding == CSV or str(side.get("observedContentType")).partition(";")[0].strip() == "text/csv"
-
-
-def _request(side: Mapping[str, Any], schema: Schema | None) -> tuple[list[dict[str, Any]], list[str], str]:
-    """Transactions, inference ids and tag of a captured request."""
-    text, is_csv = _payload(side, "request")
-    if is_csv:
-        if schema is None:
-            raise CaptureFormatError("the captured request is CSV, which needs the schema")
-        try:
-            return [schema.coerce_csv(row) for row in csv.reader(text.splitlines(), strict=True) if row], [], LIVE
-        except (InvalidRequestError, csv.Error) as error:
-            raise CaptureFormatError("the captured request is CSV that does not fit the schema") from error
-    found = _loads(text, "the captured request")
-    transactions = found.get("transactions")
-    if not isinstance(transactions, list) or not all(isinstance(item, dict) for item in transactions):
-        raise CaptureFormatError(f"the captured request {_FORM}")
-    ids = found.get("inference_ids")
-    ids = [item if isinstance(item, str) else "" for item in ids] if isinstance(ids, list) else []
-    return transactions, ids, _tag(found.get("source"))
-
-
-def _answer(side: Mapping[str, Any], rows: int) -> tuple[list[float], str]:
-    """Scores and model version of a captured answer."""
-    text, is_csv = _payload(side, "answer")
-    version: Any = ""
-    if is_csv:
-        raw: list[Any] = [_float(cell) for cell in text.replace(",", "\n").split()]
-    else:
-        found = _loads(text, "the captured answer")
-        predictions, version = found.get("predictions"), found.get("model_version")
-        if not isinstance(predictions, list) or not all(isinstance(item, dict) for item in predictions):
-            raise CaptureFormatError('the captured answer is not of the form {"predictions": [{…}, …]}')
-        raw = [item.get("fraud_probability") for item in predictions]
-    if len(raw) != rows:
-        raise CaptureFormatError(f"the captured answer has {len(raw)} predictions for {rows} transactions")
-    if not all(type(score) in (float, int) and 0 <= score <= 1 for score in raw):
-        raise CaptureFormatError("the captured answer holds a fraud_probability outside 0 to 1")
-    return [float(score) for score in raw], version if isinstance(version, str) else ""
-
-
-def _float(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _tag(value: object) -> str:
-    """``live`` or the tag: from ``"canary"``, ``"source=canary;…"``, or a list of such texts."""
-    texts = value if isinstance(value, list) else [value]
-    for text in texts:
-        for part in re.split("[;,]", text) if isinstance(text, str) else ():
-            word = part.strip().lower()
-            if (word := word.removeprefix("source=").strip()) in TAGGED:
-                return word
-    return LIVE

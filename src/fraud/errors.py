@@ -11,6 +11,7 @@
   x CaptureFormatError         a captured line that cannot be read: quarantined, counted
   x QualityGateError           a model that must not be deployed: the endpoint stays as it is
   x TrainingJobError           the training job failed or timed out
+  x ProcessingJobError       the processing job failed or was stopped
   x DeploymentError            the endpoint update failed or was rolled back
 """
 
@@ -95,6 +96,10 @@ class QualityGateError(FraudError):
 
 class TrainingJobError(FraudError):
     """The training job failed or timed out; carries the last lines of its log."""
+
+
+class ProcessingJobError(FraudError):
+    """The processing job failed or was stopped; carries its reason."""
 
 
 class DeploymentError(FraudError):

@@ -1,4 +1,4 @@
-"""Where a label comes from, and what it is worth: truth, maturity, or the model's own guess.
+"""Ground truth on the wire, and the four places a label can come from.
 
 Fraud is known when somebody complains, weeks later. A payment that nobody complained about for long enough is taken as
 legitimate (*mature*). A *pseudo* label is the model's own opinion: it may teach, at a lower weight and only when asked
@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import datetime as dt
+import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from fraud.errors import CaptureFormatError
 from fraud.moment import iso, seconds
 
 TRUTH, MATURE, PSEUDO, UNKNOWN = "truth", "mature", "pseudo", "unknown"
-POLICIES = ("off", "threshold")
 TOLERANCE = 300.0  # seconds that a sender's clock may be ahead
-_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-_DAY = 86_400.0
+_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
 class GroundTruth(NamedTuple):
@@ -46,33 +46,22 @@ class GroundTruth(NamedTuple):
     source_key: str = ""
 
 
-class RowLabel(NamedTuple):
-    """Label of one live row.
+class LabelColumns(NamedTuple):
+    """Columns of a CSV of labels.
 
     Attributes
     ----------
-    label : int or None
-        None when it is unknown.
-    source : {'truth', 'mature', 'pseudo', 'unknown'}
-        Where it comes from.
-    weight : float
-        In training; 0 when it is unknown.
-    time : float or None
-        When it became known (seconds since 1970, UTC).
+    id : str
+        Names the transaction.
+    label : str
+        1 or 0; empty when the file lists frauds only, as a list of chargebacks does.
+    time : str
+        When the label became known: ISO 8601, or seconds since 1970; empty when the file does not say.
     """
 
-    label: int | None
-    source: str
-    weight: float
-    time: float | None
-
-
-class LiveRow(Protocol):
-    """What a label needs of a captured record; `fraud.capture.Record` has it."""
-
-    inference_id: str
-    time: float
-    fraud_probability: float | None
+    id: str = "inference_id"
+    label: str = "label"
+    time: str = "label_time"
 
 
 def parse_label_line(
@@ -164,6 +153,77 @@ def parse_label_file(
     return labels, problems
 
 
+def parse_label_csv(
+    body: bytes, key: str, columns: LabelColumns, delivered: float
+) -> tuple[list[GroundTruth], list[tuple[int, str]]]:
+    """Read a CSV of labels, such as a bank's file of chargebacks.
+
+    A row whose label is empty has not been filled in and says nothing; every other row counts or has a reason.
+
+    Parameters
+    ----------
+    body : bytes
+        UTF-8, comma separated, with a header.
+    key : str
+        The object it stands in.
+    columns : LabelColumns
+        What the columns are called.
+    delivered : float
+        When the file came (seconds since 1970): the time of a row that names none.
+
+    Returns
+    -------
+    labels : list of GroundTruth
+        In the order of the rows.
+    problems : list of (int, str)
+        Line number, from 1 at the header, and reason.
+    """
+    labels: list[GroundTruth] = []
+    problems: list[tuple[int, str]] = []
+    try:
+        rows = csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+        missing = [name for name in columns if name and name not in (rows.fieldnames or ())]
+    except (UnicodeDecodeError, csv.Error) as error:
+        what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "CSV"
+        return [], [(1, f"the file is no {what}")]
+    if missing:
+        return [], [(1, f"there is no column {', '.join(missing)}")]
+    try:
+        for row in rows:
+            try:
+                if None in row or None in row.values():
+                    raise CaptureFormatError("the row has another number of fields than the header")
+                if not columns.label or row[columns.label].strip():
+                    labels.append(_csv_label(row, key, columns, delivered))
+            except CaptureFormatError as error:
+                problems.append((rows.line_num, str(error)))
+    except csv.Error:
+        problems.append((rows.line_num + 1, "a quoted field does not end as it should"))
+    return labels, problems
+
+
+def _csv_label(row: Mapping[str, str], key: str, columns: LabelColumns, delivered: float) -> GroundTruth:
+    inference_id = row[columns.id].strip()
+    if not inference_id:
+        raise CaptureFormatError("there is no id")
+    label = _VALUES.get(row[columns.label].strip().lower()) if columns.label else 1
+    if label is None:
+        raise CaptureFormatError("the label is neither 0 nor 1")
+    moment = row[columns.time].strip() if columns.time else ""
+    if not moment:
+        return GroundTruth(inference_id, label, delivered, key)
+    try:
+        time = float(moment)
+        if not 0 <= time < 1e11:
+            raise CaptureFormatError("the label's time is no moment in seconds since 1970")
+    except ValueError:
+        try:
+            time = seconds(moment)
+        except ValueError as error:
+            raise CaptureFormatError("the label's time is neither ISO 8601 nor seconds since 1970") from error
+    return GroundTruth(inference_id, label, time, key)
+
+
 def render_label_line(truth: GroundTruth) -> str:
     """Write one record of SageMaker's ground-truth schema: the inverse of `parse_label_line`, without a line break."""
     document = {
@@ -192,79 +252,3 @@ def resolve(labels: Iterable[GroundTruth], as_of: float = math.inf) -> dict[str,
         if known is None or (truth.time, truth.source_key, truth.label) > (known.time, known.source_key, known.label):
             newest[truth.inference_id] = truth
     return newest
-
-
-def pseudo_label(fraud_probability: float, threshold: float = 0.5) -> int:
-    """Label that the model itself would give: 1 from the threshold on.
-
-    Raises
-    ------
-    ValueError
-        When the score is no number.
-
-    Examples
-    --------
-    >>> pseudo_label(0.5), pseudo_label(0.4999)
-    (1, 0)
-    """
-    if math.isnan(fraud_probability):
-        raise ValueError("A score that is no number has no label.")
-    return 1 if fraud_probability >= threshold else 0
-
-
-def label_row(
-    row: LiveRow,
-    truth: Mapping[str, GroundTruth],
-    as_of: float,
-    maturity_days: float,
-    policy: str = "off",
-    threshold: float = 0.5,
-    pseudo_weight: float = 0.5,
-) -> RowLabel:
-    """Label one live row as it was known at a moment.
-
-    Parameters
-    ----------
-    row : LiveRow
-        A captured record.
-    truth : mapping of str to GroundTruth
-        What `resolve` gave; truth from after ``as_of`` does not count.
-    as_of : float
-        The moment (seconds since 1970, UTC).
-    maturity_days : float
-        From this age on silence means legitimate (days).
-    policy : {'off', 'threshold'}
-        Whether younger rows are labelled by their own score.
-    threshold : float
-        Score at or above which a pseudo-label is fraud.
-    pseudo_weight : float
-        Weight of pseudo-labelled rows.
-
-    Returns
-    -------
-    RowLabel
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"The policy must be one of {', '.join(POLICIES)}.")
-    known = truth.get(row.inference_id)
-    if known is not None and known.time <= as_of:
-        return RowLabel(known.label, TRUTH, 1.0, known.time)
-    if as_of - row.time >= maturity_days * _DAY:
-        return RowLabel(0, MATURE, 1.0, row.time + maturity_days * _DAY)
-    score: Any = row.fraud_probability
-    if policy == "threshold" and score is not None and not math.isnan(score):
-        return RowLabel(pseudo_label(score, threshold), PSEUDO, pseudo_weight, row.time)
-    return RowLabel(None, UNKNOWN, 0.0, None)
-
-
-def label_rows(
-    rows: Iterable[LiveRow],
-    truth: Mapping[str, GroundTruth],
-    as_of: float,
-    maturity_days: float,
-    policy: str = "off",
-    threshold: float = 0.5,
-    pseudo_weight: float = 0.5,
-) -> Iterator[RowLabel]:
-    """Label live rows, in their order: see `label_row`."""
-    return (label_row(row, truth, as_of, maturity_days, policy, threshold, pseudo_weight) for row in rows)

@@ -28,6 +28,9 @@ MAY = {
     "TrainRole": "s3:ListBucket s3:GetObject s3:PutObject s3:AbortMultipartUpload logs:CreateLogGroup"
     " logs:CreateLogStream logs:PutLogEvents logs:DescribeLogStreams cloudwatch:PutMetricData ecr:GetAuthorizationToken"
     " ecr:BatchCheckLayerAvailability ecr:GetDownloadUrlForLayer ecr:BatchGetImage kms:Decrypt kms:GenerateDataKey",
+    "ProcessingRole": "s3:ListBucket s3:GetObject s3:PutObject s3:AbortMultipartUpload logs:CreateLogGroup"
+    " logs:CreateLogStream logs:PutLogEvents logs:DescribeLogStreams ecr:GetAuthorizationToken"
+    " ecr:BatchCheckLayerAvailability ecr:GetDownloadUrlForLayer ecr:BatchGetImage kms:Decrypt kms:GenerateDataKey",
     "ServeRole": "s3:GetObject s3:PutObject logs:CreateLogGroup logs:CreateLogStream logs:PutLogEvents"
     " logs:DescribeLogStreams cloudwatch:PutMetricData cloudwatch:DescribeAlarms ecr:GetAuthorizationToken"
     " ecr:BatchCheckLayerAvailability ecr:GetDownloadUrlForLayer ecr:BatchGetImage kms:Decrypt kms:GenerateDataKey",
@@ -162,6 +165,8 @@ def test_where_each_role_may_read_and_write(template):
 
     assert keys("TrainRole", "s3:GetObject") == {"runs/*", "ledger/*"}
     assert keys("TrainRole", "s3:PutObject") == {"runs/*/model/*", "runs/*/output/*"}
+    assert keys("ProcessingRole", "s3:GetObject") == {"runs/*/data/compact/*", "ledger/live/*", "data-capture/*"}
+    assert keys("ProcessingRole", "s3:PutObject") == {"ledger/live/*"}
     assert keys("ServeRole", "s3:GetObject") == {"runs/*/model/*"}
     assert keys("ServeRole", "s3:PutObject") == {"data-capture/*"}
     assert keys("InferenceRole", "s3:GetObject") == {"releases/${EndpointName}/*"}
@@ -177,7 +182,12 @@ def test_a_listing_is_held_to_prefixes(template):
 
 
 def test_services_assume_roles_for_this_account_only(template):
-    for name, service in {"TrainRole": "sagemaker", "ServeRole": "sagemaker", "ScheduleRole": "scheduler"}.items():
+    for name, service in {
+        "TrainRole": "sagemaker",
+        "ProcessingRole": "sagemaker",
+        "ServeRole": "sagemaker",
+        "ScheduleRole": "scheduler",
+    }.items():
         (item,) = template["Resources"][name]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
         assert item["Principal"] == {"Service": f"{service}.amazonaws.com"}
         assert item["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from fraud.capture import (
     Record,
     encode_line,
+    first_of_each,
     hour_of_key,
     hour_prefixes,
     only_live,
     parse_file,
     parse_line,
+    read_attributes,
     variant_of_key,
 )
 from fraud.errors import CaptureFormatError
@@ -139,7 +141,19 @@ ONE = {"transactions": [{}]}
         (line(ONE, inferenceTime="yesterday"), "inferenceTime is no ISO 8601 moment"),
         (line(ONE, inferenceTime=5), "inferenceTime is no ISO 8601 moment"),
         (line(ONE).replace(b'"eventVersion": "0"', b'"eventVersion": "1"'), "eventVersion is not 0"),
-        (line({"instances": [{"features": [1]}]}), 'the captured request is not of the form {"transactions"'),
+        (line({"instances": [{"features": [1]}]}), "features without names, which needs the schema"),
+        (line({"instances": [{"a": 1}]}), 'the captured request is not of the form {"transactions"'),
+        (line({"features": [1]}), "features without names, which needs the schema"),
+        (line({}), 'the captured request is not of the form {"transactions"'),
+        (line({"transactions": [{"a": "\ud800"}]}), "the captured request is no JSON"),
+        (
+            line({"data": "{}\n[]", "encoding": "JSON", "observedContentType": "application/jsonlines"}),
+            "is not of the form",
+        ),
+        (
+            line({"data": '{"a":1}\n[]', "encoding": "JSON", "observedContentType": "application/jsonlines"}),
+            "a line of",
+        ),
         (line({"transactions": {}}), 'the captured request is not of the form {"transactions"'),
         (line({"transactions": [1]}), 'the captured request is not of the form {"transactions"'),
         (line({"encoding": "JSON"}), "the captured request has no data"),
@@ -164,31 +178,152 @@ def test_what_cannot_be_read_has_a_reason(broken, reason):
     assert reason in str(caught.value)
 
 
+def test_one_transaction_needs_no_wrapping():
+    sent = {"a": 1, "inference_id": "x", "source": "canary", "reasons": True}
+    assert parse_line(line(sent, {"fraud_probability": 0.5, "model_version": "m"}), "v") == [
+        Record("x", "e-1", NOON, {"a": 1}, 0.5, "m", "v", "canary")
+    ]
+    known = Schema((Feature("source", "category"), Feature("reasons", "boolean")), ignored=("inference_id",))
+    (record,) = parse_line(line(sent, answer(0.5)), "v", known)
+    assert (record.transaction, record.source, record.inference_id) == (sent, "live", "e-1/0")
+
+
+def jsonlines(*items):
+    text = "".join(json.dumps(item) + "\n" for item in items)
+    return {"observedContentType": "application/jsonlines; charset=utf-8", "data": text, "encoding": "JSON"}
+
+
+def test_json_lines_and_features_without_names():
+    request = jsonlines({"a": 1}, {"a": 2, "inference_id": "x"})
+    found = parse_line(line(request, jsonlines({"score": 0.25}, {"fraud_probability": 1})), "v")
+    assert [(r.inference_id, r.transaction, r.fraud_probability) for r in found] == [
+        ("e-1/0", {"a": 1}, 0.25), ("x", {"a": 2}, 1.0)
+    ]  # fmt: skip
+    (one,) = parse_line(line(jsonlines({"transactions": [{"a": 1}], "inference_ids": ["y"]})), "v")
+    assert (one.inference_id, one.transaction) == ("y", {"a": 1})
+    rows = [{"features": [1, "visa"]}, {"features": [None, "x"]}]
+    for sent in ({"instances": rows}, jsonlines(*rows)):
+        found = parse_line(line(sent, answer(0.5, 0.5)), "v", SCHEMA)
+        assert [record.transaction for record in found] == [{"amount": 1, "card": "visa"}, {"card": "x"}]
+    with pytest.raises(CaptureFormatError, match="has 3 features where the schema has 2"):
+        parse_line(line({"instances": [{"features": [1, 2, 3]}]}), "v", SCHEMA)
+
+
+@pytest.mark.parametrize("kind", ["text/csv;header=present", 'Text/CSV; charset=utf-8; header="present"'])
+def test_a_csv_header_names_the_cells(kind):
+    csv = {"observedContentType": kind, "data": "card,amount\r\nvisa,1\r\n", "encoding": "CSV"}
+    (record,) = parse_line(line(csv), "v", SCHEMA)
+    assert record.transaction == {"amount": 1.0, "card": "visa"}
+    (record,) = parse_line(line(csv | {"data": "card\nvisa"}), "v", SCHEMA)
+    assert record.transaction == {"card": "visa"}
+    for data, reason in (("card,size\nvisa,1", "names other fields"), ("card,card\n1,1", "names other fields"),
+                         ("card,amount\nvisa", "more or fewer cells")):  # fmt: skip
+        with pytest.raises(CaptureFormatError, match=reason):
+            parse_line(line(csv | {"data": data}), "v", SCHEMA)
+    absent = csv | {"observedContentType": "text/csv;header=absent", "data": "1,visa"}
+    assert parse_line(line(absent), "v", SCHEMA)[0].transaction == {"amount": 1.0, "card": "visa"}
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "", None, 5])
+def test_content_type_parameters_do_not_matter_to_json(kind):
+    sent = {"observedContentType": kind, "data": json.dumps({"transactions": [{"a": 1}]}), "encoding": "JSON"}
+    assert parse_line(line(sent), "v")[0].transaction == {"a": 1}
+
+
+def test_the_content_type_decides_what_base64_holds():
+    sent = {"data": base64.b64encode(b"1,visa").decode(), "encoding": "BASE64"}
+    for kind in ("text/csv", "Text/CSV ; charset=utf-8", "TEXT/CSV"):
+        assert parse_line(line(sent | {"observedContentType": kind}), "v", SCHEMA)[0].transaction["card"] == "visa"
+    with pytest.raises(CaptureFormatError, match="no JSON"):
+        parse_line(line(sent | {"observedContentType": "application/json"}), "v", SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, ("live", "")),
+        (5, ("live", "")),
+        (["a=b", 5, " Source = Test ;model_version= run%201"], ("test", "run 1")),
+        ("model_version=a,source=live", ("live", "a")),
+        ("canary", ("canary", "")),
+        ("team=canary;model_version", ("live", "")),
+    ],
+)
+def test_custom_attributes(value, found):
+    assert read_attributes(value) == found
+
+
 JSON_VALUES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(0, 1e9) | st.text(max_size=8)
 TRANSACTIONS = st.lists(st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4), min_size=1, max_size=4)
-ENCODINGS = st.tuples(*[st.sampled_from(["JSON", "BASE64"])] * 2)
+CELLS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+PLACED = Schema((
+    Feature("amount", "number"), Feature("Karte, \"ü\"", "category"), Feature("new", "boolean"), Feature("n", "number"),
+))  # fmt: skip
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
+ROWS = st.lists(
+    st.fixed_dictionaries({}, optional={"amount": NUMBERS, 'Karte, "ü"': CELLS, "new": st.booleans(), "n": NUMBERS}),
+    min_size=1,
+    max_size=4,
+)
+ENCODINGS = st.tuples(*[st.sampled_from(["JSON", "CSV", "BASE64"])] * 2)
+KINDS = st.sampled_from(["application/json; charset=utf-8", "text/csv", "application/jsonlines"])
 
 
 @ANY_SPEED
-@given(TRANSACTIONS, st.floats(0, 1), ENCODINGS, st.integers(0, 4_000_000_000), st.sampled_from(["live", "canary"]))
-def test_decoding_is_the_inverse_of_encoding(transactions, score, encodings, time, source):
-    ids = [f"id-{k}" for k in range(len(transactions))]
-    scores = [score / (k + 1) for k in range(len(transactions))]
+@given(
+    st.data(),
+    ENCODINGS,
+    st.none() | st.tuples(KINDS, KINDS),
+    st.none() | st.floats(0, 1),
+    st.integers(0, 4_000_000_000),
+    st.sampled_from(["live", "canary", "test", "replay"]),
+    st.text(max_size=8).filter(lambda text: text == text.strip()),
+)
+def test_decoding_is_the_inverse_of_encoding(data, encodings, kinds, score, time, source, version):
+    """All encodings of both sides, and all content types that they can have."""
+    kind = kinds[0] if kinds else {"CSV": "text/csv"}.get(encodings[0], "application/json")
+    is_csv = encodings[0] == "CSV" or kind == "text/csv"
+    is_lines = not is_csv and kind == "application/jsonlines"
+    transactions = data.draw(ROWS if is_csv else ROWS.filter(all) if is_lines else TRANSACTIONS)
+    rows = len(transactions)
+    ids = [f"ü-{k}" for k in range(rows)] if rows == 1 or not (is_csv or is_lines) else []
+    scores = None if score is None else [score / (k + 1) for k in range(rows)]
     encoded = encode_line(
         transactions,
         scores,
         event_id="e",
         time=time,
-        model_version="m",
+        model_version=version,
         inference_ids=ids,
         source=source,
         encodings=encodings,
+        content_types=kinds,
+        schema=PLACED,
     )
     assert encoded.endswith(b"\n")
     assert encoded.count(b"\n") == 1
-    assert parse_line(encoded, "v") == [
-        Record(i, "e", time, t, s, "m", "v", source) for i, t, s in zip(ids, transactions, scores, strict=True)
+    assert parse_line(encoded, "v", PLACED) == [
+        Record(i, "e", time, t, s, version, "v", source)
+        for i, t, s in zip(ids or [f"e/{k}" for k in range(rows)], transactions, scores or [None] * rows, strict=True)
     ]
+
+
+def test_what_csv_cannot_carry_is_not_written():
+    with pytest.raises(ValueError, match="ids of several rows"):
+        encode_line(
+            [{}, {}], None, event_id="e", time=0, inference_ids=["a", "b"], encodings=("CSV", "CSV"), schema=SCHEMA
+        )
+    for schema in (None, SCHEMA):
+        with pytest.raises(ValueError, match="CSV needs a schema"):
+            encode_line([{"zip": 1}], None, event_id="e", time=0, encodings=("CSV", "CSV"), schema=schema)
+
+
+def test_of_one_inference_id_the_earliest_record_stays():
+    records = [
+        Record(i, "e", t, {"n": n}, None, "", "v") for n, (i, t) in enumerate([("a", 2), ("b", 1), ("a", 1), ("a", 1)])
+    ]
+    kept, duplicates = first_of_each(records)
+    assert ([record.transaction["n"] for record in kept], duplicates) == ([1, 2], 2)
 
 
 @ANY_SPEED
@@ -228,6 +363,13 @@ def test_other_keys_are_no_capture(key):
         variant_of_key(key)
 
 
+@pytest.mark.parametrize(
+    "key", [KEY.replace("/fraud", "//fraud"), KEY.replace("/", "//"), "/" + KEY, KEY[len("data-capture/") :]]
+)
+def test_double_slashes_and_other_prefixes_change_nothing(key):
+    assert variant_of_key(key) == "AllTraffic" and hour_of_key(key) == hour_of_key(KEY)
+
+
 def test_an_hour_that_does_not_exist_is_no_capture():
     assert hour_of_key(KEY) == dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC).timestamp()
     with pytest.raises(CaptureFormatError):
@@ -263,36 +405,31 @@ def test_all_variants_have_one_prefix():
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the shared capture samples are not on this machine")
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "width", "rows", "alone"),
     [
-        ("1_*", "is not of the form"),  # {"instances": …}
-        ("2_*", "needs the schema"),
-        ("3_*", "is not of the form|is no JSON"),  # JSON lines
-        ("4_*", "needs the schema"),
-        ("5_*", "needs the schema"),
+        ("1_*", 14, 3, "features without names, which needs the schema"),
+        ("2_*", 69, 3, "is CSV, which needs the schema"),
+        ("3_*", 14, 3, "features without names, which needs the schema"),
+        ("4_*", 69, 1, "is CSV, which needs the schema"),
+        ("5_*", 3, 1, "is CSV, which needs the schema"),
+        ("6_*", 1, 0, "there is no captureData"),
     ],
 )
-def test_samples_of_other_endpoints_are_refused_with_the_reason(name, reason):
+def test_real_samples_of_other_endpoints(name, width, rows, alone):
+    """With a schema of their width they are read; without one, or with another, the reason is told."""
     (path,) = SAMPLES.glob(name)
+    schema = Schema(tuple(Feature(f"f{k}", "number") for k in range(width)))
     lines = [text for text in path.read_bytes().split(b"\n") if text.strip()]
     assert lines
+    found = []
     for text in lines:
-        with pytest.raises(CaptureFormatError, match=reason) as caught:
+        with pytest.raises(CaptureFormatError, match=alone):
             parse_line(text, "AllTraffic")
-        assert "eventId" not in str(caught.value)
-
-
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the shared capture samples are not on this machine")
-def test_real_csv_captures_are_read_with_a_schema_of_their_width():
-    for name in ("2_*", "4_*"):
-        (path,) = SAMPLES.glob(name)
-        lines = [text for text in path.read_bytes().split(b"\n") if text.strip()]
-        width = json.loads(lines[0])["captureData"]["endpointInput"]["data"].count(",") + 1
-        schema = Schema(tuple(Feature(f"f{k}", "number") for k in range(width)))
-        for text in lines:
-            (record,) = parse_line(text, "AllTraffic", schema)
-            assert 0 < record.fraud_probability < 1
-            assert len(record.transaction) == width
+        with pytest.raises(CaptureFormatError):
+            parse_line(text, "AllTraffic", Schema((*schema.features, Feature("more", "number"))))
+        found += parse_line(text, "AllTraffic", schema) if rows else []
+    assert len(found) == rows
+    assert all(0 < record.fraud_probability < 1 and len(record.transaction) == width for record in found)
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the shared capture samples are not on this machine")

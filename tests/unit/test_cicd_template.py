@@ -14,13 +14,15 @@ from fraud.localaws.buildspec import parse
 ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / "infra" / "cicd.yml"
 TEXT = PATH.read_text(encoding="utf-8")
-EVERYWHERE = {"sagemaker:ListTrainingJobs"}  # what knows no resources
+EVERYWHERE = {"sagemaker:ListTrainingJobs", "sagemaker:ListProcessingJobs"}  # what knows no resources
 MAY = {
     "PipelineRole": "s3:GetObject s3:GetObjectVersion s3:PutObject codebuild:StartBuild codebuild:BatchGetBuilds"
     " codeconnections:UseConnection codestar-connections:UseConnection kms:Decrypt kms:GenerateDataKey",
     "BuildRole": "logs:CreateLogStream logs:PutLogEvents logs:DescribeLogStreams logs:GetLogEvents"
     " codebuild:CreateReportGroup codebuild:CreateReport codebuild:UpdateReport codebuild:BatchPutTestCases"
     " ssm:GetParameter s3:ListBucket s3:GetObject s3:GetObjectVersion s3:PutObject kms:Decrypt kms:GenerateDataKey"
+    " sagemaker:CreateProcessingJob sagemaker:DescribeProcessingJob sagemaker:StopProcessingJob"
+    " sagemaker:ListProcessingJobs"
     " sagemaker:CreateTrainingJob sagemaker:DescribeTrainingJob sagemaker:StopTrainingJob sagemaker:ListTrainingJobs"
     " sagemaker:AddTags sagemaker:CreateModel sagemaker:DescribeModel sagemaker:CreateEndpointConfig"
     " sagemaker:DescribeEndpointConfig sagemaker:CreateEndpoint sagemaker:UpdateEndpoint sagemaker:DescribeEndpoint"
@@ -117,7 +119,7 @@ def test_roles_are_passed_to_sagemaker_only(template):
     passes = [s for role in ROLES for s in statements(template, role) if "iam:PassRole" in listed(s["Action"])]
     assert len(passes) == 1
     assert passes[0]["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
-    assert passes[0]["Resource"] == [{"Ref": "TrainRoleArn"}, {"Ref": "ServeRoleArn"}]
+    assert passes[0]["Resource"] == [{"Ref": name} for name in ("TrainRoleArn", "ProcessingRoleArn", "ServeRoleArn")]
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -14,15 +14,15 @@ from moto import mock_aws
 
 from fraud import capture, labels
 from fraud.errors import DataError
-from fraud.pipeline import dataset
+from fraud.pipeline import dataset, partitions
+from fraud.pipeline.labelling import Policy
 from fraud.pipeline.storage import Storage
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0) - dt.timedelta(hours=1)
 AS_OF = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
 HOW = {
     "target": "isFraud", "id_column": "TransactionID", "time_column": "TransactionDT",
-    "amount_column": "TransactionAmt", "endpoint_name": "fraud", "lookback_days": 10, "maturity_days": 5,
-    "as_of": AS_OF,
+    "amount_column": "TransactionAmt", "endpoint_name": "fraud", "lookback_days": 10, "as_of": AS_OF,
 }  # fmt: skip
 
 
@@ -65,8 +65,9 @@ def labelled(storage, run="r1"):
     return pl.read_parquet(io.BytesIO(storage.get(f"runs/{run}/data/labels.parquet")))
 
 
-def build(storage, run="r1", **change):
-    return dataset.build(storage, run, **HOW | change)
+def build(storage, run="r1", *, policy=None, review_rows=0, columns=None, **change):
+    how = dataset.Labels(Policy(maturity_days=5, **policy or {}), columns or labels.LabelColumns(), review_rows)
+    return dataset.build(storage, run, **HOW | {"label_settings": how} | change)
 
 
 def test_each_row_carries_where_its_label_comes_from(storage):
@@ -79,7 +80,7 @@ def test_each_row_carries_where_its_label_comes_from(storage):
     }  # fmt: skip
     assert kept["truth"]["label_time"] == (NOW - dt.timedelta(days=1)).timestamp()
     assert found.label_sources == {"history": 100, "truth": 2, "mature": 1, "pseudo": 0, "unknown": 2}
-    assert found.counts["labels_of_unknown_ids"] == 1 and found.counts["labels_replaced"] == 1
+    assert found.counts["labels_of_unknown_ids"] == 1 and found.counts["labels_corrected"] == 1
     assert found.counts["labels_from_the_future"] == 1 and found.rows == {"history": 100, "live": 5}
     assert labelled(storage).schema == {
         "inference_id": pl.String, "label": pl.Int8, "label_source": pl.String, "label_time": pl.Float64,
@@ -89,13 +90,11 @@ def test_each_row_carries_where_its_label_comes_from(storage):
 
 def test_pseudo_labels_only_when_asked_for(storage):
     send(storage, ("low", 2, 0.59), ("high", 2, 0.6), ("old", 6, 0.9))
-    found = build(storage, pseudo_labels="threshold", pseudo_label_threshold=0.6)
+    found = build(storage, policy={"pseudo_labels": "threshold", "threshold": 0.6})
     kept = {row["inference_id"]: row for row in labelled(storage).to_dicts()}
     assert (kept["low"]["label"], kept["high"]["label"], kept["old"]["label"]) == (0, 1, 0)
     assert found.label_sources["pseudo"] == 2 and kept["high"]["weight"] < 1
     assert build(storage, "r2").label_sources["pseudo"] == 0
-    with pytest.raises(DataError, match="pseudo_labels is 'guess'"):
-        build(storage, "r3", pseudo_labels="guess")
 
 
 def test_the_manifest_names_all_and_is_the_training_jobs(storage):
@@ -122,7 +121,7 @@ def test_the_same_moment_gives_the_same_bytes(storage):
     send(storage, *((f"id{i}", i % 9 + 0.5, i / 40) for i in range(40)))
     tell(storage, *((f"id{i}", i % 2, 0.5) for i in range(10)))
     first = build(storage, "r1")
-    names = ("labels.parquet", "dataset.json")
+    names = ("labels.parquet", "labels_aside.parquet", "dataset.json")
     one = [storage.get(f"runs/r1/data/{name}") for name in names]
     again = build(storage, "r2")
     assert [storage.get(f"runs/r2/data/{name}") for name in names] == one
@@ -181,9 +180,9 @@ def test_figures_add_up(storage):
     found = build(storage)
     assert found.captured["rows"].sum() == 4 and found.captured.columns == ["hour", "variant", "rows"]
     assert found.coverage.to_dicts() == [
-        {"age_days": 1, "source": "unknown", "rows": 2},
-        {"age_days": 6, "source": "mature", "rows": 1},
-        {"age_days": 6, "source": "truth", "rows": 1},
+        {"age_days": 1, "source": "unknown", "rows": 2, "fraud": 0},
+        {"age_days": 6, "source": "mature", "rows": 1, "fraud": 0},
+        {"age_days": 6, "source": "truth", "rows": 1, "fraud": 1},
     ]
     assert found.scores["rows"].to_list() == [2, *[0] * 18, 2]
     assert found.fraud_rate.to_dicts()[:3] == [
@@ -269,7 +268,95 @@ def test_lost_answers_lose_and_double_nothing(storage, monkeypatch):
 
             return call
 
-    monkeypatch.setattr(dataset.live, "WORKERS", 1)
+    monkeypatch.setattr(partitions, "WORKERS", 1)
     build(Storage("loop", Lossy(), wait=0))
     assert {key: storage.get(key) for key in storage.list_keys("")} == wanted
     assert calls.count("put_object") > 20
+
+
+def aside(storage, run="r1"):
+    return pl.read_parquet(io.BytesIO(storage.get(f"runs/{run}/data/labels_aside.parquet")))
+
+
+def test_the_ledger_keeps_what_was_replaced_and_why(storage):
+    send(storage, ("a", 3, 0.1), ("b", 3, 0.1))
+    tell(storage, ("a", 1, 3), ("a", 1, 2), ("b", 1, 2), ("b", 0, 2), ("a", 0, 1), ("nobody", 1, 1), ("b", 1, -1))
+    found = build(storage)
+    kept = {(row["inference_id"], row["label"], row["why"]) for row in aside(storage).to_dicts()}
+    assert kept == {
+        ("a", 1, "corrected"), ("b", 1, "contradicted"), ("nobody", 1, "unknown id"), ("b", 1, "not yet known"),
+    }  # fmt: skip
+    assert aside(storage).height == 5 and found.counts["labels_corrected"] == 2
+    assert found.counts["labels_contradicted"] == 1 and found.counts["labels_from_the_future"] == 1
+
+
+def test_label_files_are_read_once_whatever_comes_later(storage):
+    send(storage, ("a", 3, 0.1))
+    tell(storage, ("a", 1, 2), ("a", 0, 1))
+    assert build(storage).counts["converted_label_files"] == 2
+    kept = {key: storage.get(key) for key in storage.list_keys("ledger/labels/")}
+    tell(storage, ("a", 1, 0.5), name="late")
+    again = build(storage, "r2")
+    assert again.counts["converted_label_files"] == 1 and again.counts["label_lines"] == 3
+    assert kept.items() < {key: storage.get(key) for key in storage.list_keys("ledger/labels/")}.items()
+    assert labelled(storage, "r2")["label"].to_list() == [1]
+
+
+def test_a_banks_file_of_chargebacks_counts(storage):
+    send(storage, ("a", 3, 0.1), ("b", 3, 0.9), ("c", 3, 0.9))
+    booked = (NOW - dt.timedelta(days=1)).timestamp()
+    storage.put("labels/bank/may.csv", f"case,outcome,booked\na,1,{booked}\nb,0,\n,1,\n".encode())
+    late = (NOW + dt.timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")  # b has no date: it counts from its delivery
+    columns = labels.LabelColumns("case", "outcome", "booked")
+    found = build(storage, columns=columns, max_bad_share=0.5, as_of=late)
+    kept = {row["inference_id"]: (row["label"], row["label_source"]) for row in labelled(storage).to_dicts()}
+    assert kept == {"a": (1, "truth"), "b": (0, "truth")} and found.counts["bad_label_lines"] == 1
+    assert {"file": "labels/bank/may.csv", "line": 4, "reason": "there is no id"} in found.bad_lines
+
+
+def test_truth_corrects_the_history_too(storage):
+    send(storage, ("a", 3, 0.1))
+    tell(storage, ("3005", 1, 1), ("3010", 0, 1), ("a", 1, 1))
+    found = build(storage)
+    kept = {row["inference_id"]: row["label"] for row in labelled(storage).to_dicts()}
+    assert kept == {"a": 1, "3005": 1, "3010": 0} and found.counts["labels_of_history"] == 2
+    assert found.counts["labels_of_unknown_ids"] == 0
+
+
+def test_payments_to_review_are_drawn_when_asked_for(storage):
+    send(storage, *((f"id{i}", 1 + i / 100, 0.5) for i in range(40)))
+    found = build(storage, review_rows=5)
+    drawn = pl.read_csv(storage.get("runs/r1/data/review.csv"))
+    assert drawn.height == 5 and drawn.columns == ["inference_id", "scored_at", "label", "label_time"]
+    assert found.review_uri == "s3://loop/runs/r1/data/review.csv" and build(storage, "r2").review_uri == ""
+
+
+def test_the_one_csv_holds_what_a_model_learns_from(storage):
+    send(storage, ("truth", 3, 0.1), ("mature", 6, 0.9), ("young", 2, 0.8))
+    tell(storage, ("truth", 1, 1), ("3005", 1, 1))
+    found = build(storage, write_combined=True)
+    table = pl.read_csv(storage.get("runs/r1/data/combined.csv"), schema_overrides={"TransactionID": pl.String})
+    assert table.columns == [
+        "TransactionID", "TransactionDT", "isFraud", "TransactionAmt", "card4", "label_source", "weight",
+    ]  # fmt: skip
+    assert table["label_source"].value_counts().sort("label_source").rows() == [
+        ("history", 99), ("mature", 1), ("truth", 2),
+    ]  # fmt: skip
+    by = {row["TransactionID"]: row for row in table.to_dicts()}
+    assert by["truth"]["isFraud"] == by["3005"]["isFraud"] == 1 and by["mature"]["isFraud"] == 0
+    assert by["mature"]["TransactionAmt"] == 7.5 and "young" not in by and len(by) == 102
+    assert found.combined_uri.endswith("/combined.csv") and build(storage, "r2").combined_uri == ""
+
+
+def test_the_quality_gate_warns_or_fails(storage):
+    sent = [{"transaction_amt": 8.0, "card4": "visa"}]
+    moment = NOW - dt.timedelta(days=2)
+    body = capture.encode_line(sent, [0.5], event_id="e", time=moment.timestamp(), inference_ids=["c"])
+    storage.put(f"data-capture/fraud/AllTraffic/{moment:%Y/%m/%d/%H}/01-00-000-z9.jsonl", body)
+    found = build(storage)
+    (renamed,) = found.findings.filter(pl.col("finding") == "renamed").to_dicts()
+    assert renamed["column"] == "TransactionAmt" and '"transaction_amt"' in renamed["detail"]
+    assert "1 serious finding in the data: TransactionAmt (renamed)" in found.check_quality("warn")
+    with pytest.raises(DataError, match="TransactionAmt .renamed.; mend the data"):
+        found.check_quality("fail")
+    assert "Nothing" in build(storage, "r2", endpoint_name="").check_quality("fail")

@@ -143,7 +143,9 @@ def test_types_are_learnt_from_the_whole_column(storage, monkeypatch):
     made = frame(storage, found)
     assert len(found.parts) == 3 and [part["rows"] for part in found.parts] == [1_000] * 3
     assert made["C1"][2_998] == 0.5 and made["card4"][0] == "1" and made["card4"][2_999] == "amex"
-    assert found.sources[0]["columns"]["TransactionAmt"] == {"type": "int", "nulls": 0, "constant": True}
+    assert found.sources[0]["columns"]["TransactionAmt"] == {
+        "type": "int", "nulls": 0, "constant": True, "runs_with_time": False,
+    }  # fmt: skip
 
 
 def test_one_text_far_down_in_numbers_is_refused(tmp_path, monkeypatch):
@@ -238,13 +240,14 @@ def test_a_second_run_reads_one_manifest_per_table(storage):
     storage.client.meta.events.unregister("before-call.s3", note)
     assert calls == ["ListObjectsV2", "GetObject", "GetObject"]
     assert second.converted == 0 and second.sources == first.sources
+    assert list(second.types.items()) == list(first.types.items()) and list(first.types)[0] == "C1"
 
 
 def test_killed_after_any_write_and_repeated_gives_the_same_objects(storage, monkeypatch):
     monkeypatch.setattr(conversion, "PART_CELLS", 6_000)
     storage.put("raw/a.csv", table(3_000).encode())
     put = storage.client.put_object
-    for writes in range(6):
+    for writes in range(9):
         for key in keys(storage):
             if key.startswith("ledger/"):
                 storage.delete(key)
@@ -257,7 +260,7 @@ def test_killed_after_any_write_and_repeated_gives_the_same_objects(storage, mon
             return put(**given)
 
         monkeypatch.setattr(storage.client, "put_object", killed)
-        if writes < 5:  # the clock, three parts, the manifest
+        if writes < 8:  # the clock, three parts and their ids, the manifest
             with pytest.raises(KeyboardInterrupt):
                 history.ingest(storage, ROLES)
             assert not any(key.endswith("_manifest.json") for key in keys(storage))
@@ -265,17 +268,20 @@ def test_killed_after_any_write_and_repeated_gives_the_same_objects(storage, mon
         history.ingest(storage, ROLES)
         found = {key: storage.get(key) for key in keys(storage)}
         wanted = found if writes == 0 else wanted  # noqa: F821
-        assert found == wanted and len(found) == 6
+        assert found == wanted and len(found) == 9
 
 
 def test_a_part_left_by_another_version_is_kept_and_not_used(storage):
     storage.put("raw/a.csv", table(100).encode())
     found = history.ingest(storage, ROLES)
     part, manifest = found.parts[0]["key"], f"ledger/history/{found.sources[0]['source_id']}/_manifest.json"
+    ids = found.parts[0]["ids"]["key"]
     storage.delete(manifest)
     storage.put(part, b"other bytes")
+    storage.put(ids, b"other ids")
     again = history.ingest(storage, ROLES)
     assert storage.get(part) == b"other bytes" and again.parts[0]["key"] != part
+    assert storage.get(ids) == b"other ids" and again.holding(storage, pl.Series(["3007"]))["row"].to_list() == [8]
     assert frame(storage, again).height == 100
 
 

@@ -1,24 +1,20 @@
-"""Truth, maturity, guess: which label counts, and since when."""
+"""Ground truth on the wire: SageMaker's records, the bank's CSV, and which statement counts."""
 
 import base64
 import json
-import math
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud.capture import Record
 from fraud.errors import CaptureFormatError
 from fraud.labels import (
     GroundTruth,
-    RowLabel,
-    label_row,
-    label_rows,
+    LabelColumns,
+    parse_label_csv,
     parse_label_file,
     parse_label_line,
-    pseudo_label,
     render_label_line,
     resolve,
 )
@@ -126,55 +122,55 @@ def test_later_truth_is_not_known_before():
     assert resolve(truths, as_of=9.0) == {}
 
 
-@pytest.mark.parametrize(("score", "label"), [(0.5, 1), (math.nextafter(0.5, 0), 0), (1.0, 1), (0.0, 0)])
-def test_pseudo_label_from_the_threshold_on(score, label):
-    assert pseudo_label(score) == label
+COLUMNS = LabelColumns("case", "outcome", "booked")
+DELIVERED = 5_000.0
 
 
-def test_no_label_for_no_number():
-    with pytest.raises(ValueError, match="no number"):
-        pseudo_label(math.nan)
+def csv_file(*rows, head="case,outcome,booked"):
+    return "\n".join([head, *rows, ""]).encode()
 
 
-def row(score=0.9, time=0.0, inference_id="a"):
-    return Record(inference_id, "e", time, {}, score, "m", "v")
+def test_a_csv_of_labels_is_read_by_its_own_columns():
+    body = csv_file(
+        "a,1,1970-01-01T00:01:00Z", "b,0,120", " c ,true,", "d,,", 'e,"1.0",60.5', head="case,outcome,booked"
+    )
+    labels, problems = parse_label_csv(b"\xef\xbb\xbf" + body, "labels/bank.csv", COLUMNS, DELIVERED)
+    assert [(one.inference_id, one.label, one.time) for one in labels] == [
+        ("a", 1, 60.0), ("b", 0, 120.0), ("c", 1, DELIVERED), ("e", 1, 60.5),
+    ]  # fmt: skip
+    assert problems == [] and {one.source_key for one in labels} == {"labels/bank.csv"}
 
 
-FRAUD = {"a": GroundTruth("a", 1, 5 * DAY)}
-LEGIT = {"a": GroundTruth("a", 0, 5 * DAY)}
+def test_a_list_of_chargebacks_needs_neither_label_nor_time():
+    labels, problems = parse_label_csv(csv_file("a,x", "b,y", head="case,shop"), "k", LabelColumns("case", "", ""), 7.0)
+    assert [(one.inference_id, one.label, one.time) for one in labels] == [
+        ("a", 1, 7.0),
+        ("b", 1, 7.0),
+    ] and not problems
 
 
 @pytest.mark.parametrize(
-    ("score", "truth", "as_of_days", "policy", "expected"),
+    ("body", "line", "reason"),
     [
-        (0.1, FRAUD, 6, "threshold", RowLabel(1, "truth", 1.0, 5 * DAY)),
-        (0.9, LEGIT, 6, "off", RowLabel(0, "truth", 1.0, 5 * DAY)),
-        (0.9, FRAUD, 200, "off", RowLabel(1, "truth", 1.0, 5 * DAY)),
-        (0.9, FRAUD, 5, "off", RowLabel(1, "truth", 1.0, 5 * DAY)),
-        (0.1, FRAUD, 4, "off", RowLabel(None, "unknown", 0.0, None)),
-        (0.9, {}, 100, "threshold", RowLabel(0, "mature", 1.0, 100 * DAY)),
-        (0.9, {}, 99, "off", RowLabel(None, "unknown", 0.0, None)),
-        (0.9, {}, 99, "threshold", RowLabel(1, "pseudo", 0.25, 0.0)),
-        (0.5, {}, 99, "threshold", RowLabel(1, "pseudo", 0.25, 0.0)),
-        (0.49, {}, 99, "threshold", RowLabel(0, "pseudo", 0.25, 0.0)),
-        (None, {}, 99, "threshold", RowLabel(None, "unknown", 0.0, None)),
-        (math.nan, {}, 99, "threshold", RowLabel(None, "unknown", 0.0, None)),
+        (csv_file("a,2,"), 2, "neither 0 nor 1"),
+        (csv_file("a,1,", "b,fraud,"), 3, "neither 0 nor 1"),
+        (csv_file(",1,"), 2, "no id"),
+        (csv_file("a,1,soon"), 2, "neither ISO 8601 nor seconds"),
+        (csv_file("a,1,-5"), 2, "no moment"),
+        (csv_file("a,1,nan"), 2, "no moment"),
+        (csv_file("a,1,1e300"), 2, "no moment"),
+        (csv_file("a,1"), 2, "another number of fields"),
+        (csv_file("a,1,2,3"), 2, "another number of fields"),
+        (csv_file("a,1,", 'b,"1'), 3, "quoted"),
+        (csv_file("a,1", head="case,outcome"), 1, "no column booked"),
+        (b"\xff\xfe", 1, "no UTF-8"),
+        (b"", 1, "no column case, outcome, booked"),
     ],
 )
-def test_where_a_label_comes_from(score, truth, as_of_days, policy, expected):
-    found = label_row(row(score), truth, as_of_days * DAY, maturity_days=100, policy=policy, pseudo_weight=0.25)
-    assert found == expected
-
-
-def test_rows_are_labelled_in_their_order():
-    rows = [row(inference_id="b"), row(inference_id="a")]
-    assert [label.label for label in label_rows(rows, FRAUD, 6 * DAY, maturity_days=100)] == [None, 1]
-
-
-def test_pseudo_labels_are_off_unless_asked_for_and_the_policy_is_known():
-    assert label_row(row(), {}, 0.0, 100).source == "unknown"
-    with pytest.raises(ValueError, match="off, threshold"):
-        label_row(row(), {}, 0.0, 100, policy="on")
+def test_what_a_csv_cannot_say_has_line_and_reason(body, line, reason):
+    labels, problems = parse_label_csv(body, "k", COLUMNS, DELIVERED)
+    assert [at for at, _ in problems] == [line] and reason in problems[0][1]
+    assert all(one.inference_id == "a" for one in labels)
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the shared capture samples are not on this machine")

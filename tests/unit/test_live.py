@@ -1,8 +1,7 @@
-"""Captured traffic: the quick reader agrees with `fraud.capture`, and each object is converted once."""
+"""Captured traffic: each object is converted once, and later runs read indexes only."""
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import io
 import json
@@ -10,13 +9,11 @@ import json
 import boto3
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from moto import mock_aws
 
 from fraud import capture
-from fraud.errors import CaptureFormatError, DataError
-from fraud.pipeline import captured, live
+from fraud.errors import DataError
+from fraud.pipeline import live, partitions
 from fraud.pipeline.roles import Roles
 from fraud.pipeline.storage import Storage
 
@@ -55,83 +52,12 @@ def compact(storage, **change):
     return live.compact(storage, "fraud", START, END, **{"types": TYPES, "roles": ROLES, "run_id": "r1"} | change)
 
 
-def parts(storage):
+def ledger(storage):
     return {name: storage.get(name) for name in storage.list_keys("ledger/live/")}
 
 
-def slow(body, variant):
-    """What `fraud.capture` alone says."""
-    records, bad = [], []
-    for number, text in enumerate(body.split(b"\n"), 1):
-        if text.strip():
-            try:
-                records += capture.parse_line(text, variant)
-            except CaptureFormatError:
-                bad.append(number)
-    return records, bad
-
-
-def twisted():
-    """Lines that differ from the usual one in one respect each."""
-    usual = json.loads(line(2))
-    request = json.loads(usual["captureData"]["endpointInput"]["data"])
-    answer = json.loads(usual["captureData"]["endpointOutput"]["data"])
-
-    def with_(side=None, meta=None, version="0", request=request, answer=answer, outer=None):
-        made = json.loads(json.dumps(usual))
-        made["captureData"]["endpointInput"] |= {"data": json.dumps(request)} | (side or {})
-        made["captureData"]["endpointOutput"]["data"] = json.dumps(answer)
-        made["eventMetadata"] |= meta or {}
-        made["eventVersion"] = version
-        return json.dumps(made | (outer or {})).encode()
-
-    yield line(2)
-    yield with_(side={"encoding": "CSV"})
-    yield with_(side={"encoding": "BASE64", "data": base64.b64encode(json.dumps(request).encode()).decode()})
-    yield with_(side={"observedContentType": "text/csv"})
-    yield with_(version="1")
-    yield with_(meta={"inferenceTime": "2026-01-02T03:00:00"})
-    yield with_(meta={"inferenceTime": "noon"})
-    yield with_(meta={"eventId": ""})
-    yield with_(meta={"customAttributes": ["source=canary"]})
-    yield with_(request=request | {"source": "replay"})
-    yield with_(request=request | {"inference_ids": ["a"]})
-    yield with_(request=request | {"inference_ids": ["a", ""]})
-    yield with_(request=request | {"inference_ids": "ab"})
-    yield with_(request={"transactions": request["transactions"]})
-    yield with_(request={"transactions": [], "inference_ids": []}, answer=answer | {"predictions": []})
-    yield with_(request=request | {"transactions": [1, 2]})
-    yield with_(answer=answer | {"predictions": [{"fraud_probability": "0.5"}, {"fraud_probability": 0.5}]})
-    yield with_(answer=answer | {"predictions": [{"fraud_probability": True}, {"fraud_probability": 0.5}]})
-    yield with_(answer=answer | {"predictions": [{"fraud_probability": 1}, {"fraud_probability": 0}]})
-    yield with_(answer=answer | {"predictions": [{"fraud_probability": 1.5}, {"fraud_probability": 0.5}]})
-    yield with_(answer=answer | {"predictions": answer["predictions"][:1]})
-    yield with_(answer=answer | {"model_version": None})
-    yield with_(outer={"captureData": {"endpointInput": usual["captureData"]["endpointInput"]}})
-    yield with_(outer={"captureData": [1]})
-    yield b"[]"
-    yield b"not json"
-    yield b"\xff\xfe"
-
-
-@pytest.mark.parametrize("at", range(27))
-def test_the_quick_reader_gives_what_capture_gives(at):
-    text = list(twisted())[at]
-    records, lines, bad = captured.read_object(text, "AllTraffic")
-    wanted, refused = slow(text, "AllTraffic")
-    assert records == wanted and lines == 1 and [number for number, _ in bad] == refused
-
-
-@given(st.integers(1, 3), st.data())
-@settings(max_examples=150, deadline=None)
-def test_a_file_cut_at_any_byte_loses_that_line_only(n, data):
-    whole = b"".join(line(n, at=k, first=10 * k) for k in range(3))
-    at = data.draw(st.integers(0, len(whole)))
-    records, lines, bad = captured.read_object(whole[:at], "v")
-    complete = whole[:at].count(b"\n")
-    assert len(records) - n * complete in (0, n)  # a line may miss its line break only
-    assert lines - complete == len(bad) or (not bad and len(records) == n * lines)
-    assert all("middle of a line" in reason for _, reason in bad)
+def parts(storage):
+    return {name: body for name, body in ledger(storage).items() if not name.endswith(partitions.INDEX)}
 
 
 def test_a_part_has_the_history_columns_and_follows_its_types(storage):
@@ -141,7 +67,7 @@ def test_a_part_has_the_history_columns_and_follows_its_types(storage):
     found = compact(storage)
     (name,) = parts(storage)
     table = pq.read_table(io.BytesIO(storage.get(name)))
-    assert name.startswith("ledger/live/fraud/AllTraffic/2026/01/02/03/") and len(name.split("/")[-1]) == 24
+    assert name.startswith("ledger/live/fraud/AllTraffic/2026/01/02/03/") and len(name.split("/")[-1]) == 33
     reserved = ["__id", "__time", "__label", "__score", "__model", "__variant"]
     assert table.column_names == [*reserved, *TYPES, "fresh"]
     assert [str(item.type) for item in table.schema] == [
@@ -169,20 +95,6 @@ def test_the_roles_are_not_repeated_and_cannot_be_sent(storage):
     table = pq.read_table(io.BytesIO(body))
     assert not {"isFraud", "TransactionID", "TransactionDT"} & set(table.column_names)
     assert table["__label"].to_pylist() == [None]
-
-
-def test_what_has_no_place_in_its_column_becomes_missing_and_is_counted():
-    records = [capture.Record(f"{k}", "e", 1.0, {"x": value}, 0.5, "m", "v") for k, value in enumerate(
-        [1, 2.5, "3", "x", True, None, [1], 10**400])]  # fmt: skip
-    for kind, wanted, changed in (
-        ("float", [1.0, 2.5, 3.0, None, 1.0, None, None, None], 5),
-        ("int", [1.0, 2.5, 3.0, None, 1.0, None, None, None], 5),
-        ("bool", [True, None, None, None, True, None, None, None], 6),
-        ("text", ["1", "2.5", "3", "x", "true", None, "[1]", str(10**400)], 5),
-    ):
-        part, about = captured.build_part(records, {"x": kind}, ROLES)
-        assert part["x"].to_pylist() == wanted, kind
-        assert about["retyped"]["x"] == changed, kind
 
 
 def test_of_two_captures_of_one_id_the_first_counts(storage):
@@ -215,27 +127,80 @@ def test_several_variants_and_empty_objects(storage):
     storage.put(key(variant="A"), line(1, first=1))
     storage.put(key(variant="B"), line(1, first=2))
     storage.put(key(variant="B", name="e"), b"")
-    storage.put(key(variant="B", name="f"), b"\n\n")
+    storage.put(key(hour=4, variant="B", name="f"), b"\n\n")
     found = compact(storage)
     assert sorted(found.rows["__variant"]) == ["A", "B"] and found.counts["objects"] == 3
     assert len(found.parts) == 2  # a part without rows is not trained on
 
 
-def test_a_second_run_converts_nothing_and_finds_the_same(storage):
+def test_the_objects_of_one_hour_become_one_part_and_later_ones_another(storage):
+    for minute in range(5):
+        storage.put(key(minute=minute), line(3, at=60 * minute, first=10 * minute))
+    first = compact(storage)
+    before = ledger(storage)
+    assert len(first.parts) == 1 and first.parts[0]["rows"] == 15 and first.counts["converted"] == 5
+    storage.put(key(minute=2, name="late"), line(2, at=70, first=90))
+    second = compact(storage)
+    assert second.counts["converted"] == 1 and [part["rows"] for part in second.parts] in ([15, 2], [2, 15])
+    assert second.rows.height == 17 and before.items() < ledger(storage).items()
+
+
+def test_a_busy_hour_becomes_several_parts(storage, monkeypatch):
+    monkeypatch.setattr(partitions, "CHUNK_BYTES", 3_000)
+    for minute in range(6):
+        storage.put(key(minute=minute), line(3, at=60 * minute, first=10 * minute))
+    found = compact(storage)
+    assert len(found.parts) > 1 and found.rows.height == 18 and found.counts["objects"] == 6
+
+
+def test_a_double_slash_in_the_configured_address_hides_nothing(storage):
+    body = line(2)
+    storage.client.put_object(Bucket="loop", Key=key().replace("data-capture/", "data-capture//"), Body=body)
+    storage.put(key(minute=5), line(1, at=300, first=7))
+    found = compact(storage)
+    assert sorted(found.rows["__id"]) == ["id-0", "id-1", "id-7"] and found.counts["objects"] == 2
+
+
+def test_two_runs_at_the_same_time_count_each_row_once(storage):
+    storage.put(key(minute=1), line(3))
+    one = [item for item in storage.list("data-capture/") if item.size]
+    storage.put(key(minute=2), line(3, at=60, first=10))
+    conversion = live.Conversion(TYPES, ROLES)
+    folder = "ledger/live/fraud/AllTraffic/2026/01/02/03"
+    conversion.compact(storage, partitions.Chunk(folder, tuple(one)))
+    conversion.compact(storage, partitions.Chunk(folder, tuple(storage.list("data-capture/"))))
+    found = compact(storage)
+    assert found.rows.height == 6 and found.counts["converted"] == 0
+
+
+def test_rows_of_captured_files_that_expired_stay_in_the_ledger(storage):
+    storage.put(key(), line(3))
+    first = compact(storage)
+    storage.delete(key())
+    assert compact(storage).rows.equals(first.rows)
+
+
+def test_rows_scored_at_another_hour_than_their_file_says_are_counted(storage):
+    storage.put(key(hour=4), line(1, at=60) + line(1, at=3_700, first=1))
+    assert compact(storage).counts["impossible_times"] == 1
+
+
+def test_a_second_run_reads_indexes_only_and_finds_the_same(storage):
     for minute in range(5):
         storage.put(key(minute=minute), line(3, at=60 * minute, first=10 * minute) + b"{cut")
     first = compact(storage, max_bad_share=0.6)
-    before, notes = parts(storage), storage.get("runs/r1/data/quarantine.jsonl")
+    before, notes = ledger(storage), storage.get("runs/r1/data/quarantine.jsonl")
     calls = []
     note = lambda model, params, **_: calls.append((model.name, params["url_path"]))  # noqa: E731
     storage.client.meta.events.register("before-call.s3", note)
     again = compact(storage, max_bad_share=0.6)
-    assert parts(storage) == before and storage.get("runs/r1/data/quarantine.jsonl") == notes
+    done = list(calls)
+    assert ledger(storage) == before and storage.get("runs/r1/data/quarantine.jsonl") == notes
     assert again.rows.equals(first.rows) and again.bad == first.bad and again.profile == first.profile
     assert first.counts | {"converted": 0} == again.counts and first.counts["converted"] == 5
-    compacting = calls[: calls.index(next(call for call in calls if call[0] == "PutObject"))]
-    assert not any("/data-capture/" in path for name, path in compacting if name == "GetObject")
-    assert [name for name, _ in compacting].count("ListObjectsV2") == 3  # variants, captures, parts
+    read = [path for name, path in done if name == "GetObject"]
+    assert read and all(path.endswith(partitions.INDEX) for path in read)
+    assert [name for name, _ in done].count("ListObjectsV2") == 5  # variants, their captures, variants kept, indexes
 
 
 def test_bad_lines_are_told_without_their_content(storage):
@@ -250,13 +215,16 @@ def test_bad_lines_are_told_without_their_content(storage):
     assert "2 of 4 captured lines cannot be read" in str(caught.value) and f"{key()}, line 2" in str(caught.value)
 
 
-def test_killed_after_any_object_and_repeated_gives_the_same_parts(storage, monkeypatch):
-    for minute in range(4):
-        storage.put(key(minute=minute), line(3, at=60 * minute, first=10 * minute))
-    monkeypatch.setattr(live, "WORKERS", 1)
+def test_killed_after_any_write_and_repeated_gives_the_same_ledger(storage, monkeypatch):
+    for minute in range(2):
+        for hour in (3, 4):
+            storage.put(
+                key(hour=hour, minute=minute), line(3, at=3600 * (hour - 3) + minute, first=100 * hour + minute)
+            )
+    monkeypatch.setattr(partitions, "WORKERS", 1)
     put, wanted = storage.client.put_object, None
     for writes in range(5):
-        for name in parts(storage):
+        for name in ledger(storage):
             storage.delete(name)
         left = [writes]
 
@@ -272,8 +240,35 @@ def test_killed_after_any_object_and_repeated_gives_the_same_parts(storage, monk
                 compact(storage)
         monkeypatch.setattr(storage.client, "put_object", put)
         found = compact(storage)
-        wanted = wanted or parts(storage)
-        assert parts(storage) == wanted and len(wanted) == 4 and found.rows.height == 12
+        wanted = wanted or ledger(storage)
+        assert ledger(storage) == wanted and len(wanted) == 4 and found.rows.height == 8
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_any_number_of_shards_gives_the_same_ledger(storage, shards):
+    for hour in (2, 3, 4):
+        for minute in range(3):
+            body = line(3, at=3600 * (hour - 3) + minute, first=100 * hour + 10 * minute)
+            storage.put(key(hour=hour, minute=minute), body)
+    compact(storage)
+    here = ledger(storage)
+    for name in here:
+        storage.delete(name)
+
+    def elsewhere(conversion, chunks):
+        copy = live.Conversion.from_json(conversion.to_json())
+        for shard in range(shards):
+            for chunk in reversed(chunks[shard::shards]):
+                copy.compact(storage, partitions.Chunk.from_json(chunk.to_json()))
+
+    compact(storage, elsewhere=elsewhere)
+    assert ledger(storage) == here and len(here) == 6
+
+
+def test_work_that_was_not_done_elsewhere_is_not_passed_over(storage):
+    storage.put(key(), line(3))
+    with pytest.raises(DataError, match="1 of 1 hour partitions were not compacted"):
+        compact(storage, elsewhere=lambda conversion, chunks: None)
 
 
 def test_other_types_of_the_history_make_other_parts(storage):
@@ -287,8 +282,14 @@ def test_a_column_that_some_objects_lack_is_missing_in_their_rows(storage):
     storage.put(key(minute=1), line(2))
     storage.put(key(minute=2), line(3, first=5, fresh=1.0))
     storage.put(key(minute=3), line(4, first=9))
+    compact(storage)  # the three objects lie in one part, and then in three
+    for name in ledger(storage):
+        storage.delete(name)
+    for item in storage.list("data-capture/"):
+        folder = "ledger/live/fraud/AllTraffic/2026/01/02/03"
+        live.Conversion(TYPES, ROLES).compact(storage, partitions.Chunk(folder, (item,)))
     profile = compact(storage).profile
-    assert profile["rows"] == 9 and profile["columns"]["fresh"]["nulls"] == 6
+    assert len(parts(storage)) == 3 and profile["rows"] == 9 and profile["columns"]["fresh"]["nulls"] == 6
 
 
 def test_no_endpoint_is_no_traffic(storage):

@@ -6,7 +6,7 @@ import pytest
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from fraud.pipeline import plots
+from fraud.pipeline import label_plots, plots
 
 HOURS = [dt.datetime(2026, 1, 1, hour) for hour in range(24)]
 METRICS = {
@@ -23,7 +23,7 @@ PROBES = [
     {"at": 0.3, "ms": 3, "ok": True, "model_version": "b", "error": ""},
 ]
 DRAWN = {
-    "label_sources": lambda: plots.plot_label_sources({"history": 10, "truth": 2}),
+    "label_sources": lambda: label_plots.plot_label_sources({"history": 10, "truth": 2}),
     "captured": lambda: plots.plot_captured(HOURS, list(range(24))),
     "learning_curve": lambda: plots.plot_learning_curve(
         {"iteration": [1, 2], "train_auc": [0.7, 0.8], "valid_auc": [0.6, 0.7]}, 2
@@ -91,3 +91,30 @@ def test_small_multiples_of_any_number(panels):
 def test_nothing_to_show_is_said():
     assert "no captured traffic" in plots.plot_captured([], []).texts[0].get_text()
     assert "nothing to compare" in plots.plot_rules([]).texts[0].get_text()
+
+
+def test_label_coverage_stacks_shares_and_shows_what_a_model_would_believe():
+    groups = [(0, "unknown", 5, 0), (1, "truth", 1, 1), (1, "pseudo", 4, 0), (2, "truth", 1, 1), (2, "mature", 9, 0)]
+    coverage = [dict(zip(("age_days", "source", "rows", "fraud"), group, strict=True)) for group in groups]
+    left, right = label_plots.plot_label_coverage(coverage, 2).axes
+    heights: dict[float, float] = {}
+    for bar in left.patches:
+        day = round(bar.get_x() + bar.get_width() / 2)
+        heights[day] = heights.get(day, 0) + bar.get_height()
+    assert heights == pytest.approx({0: 0.0, 1: 1.0, 2: 1.0})
+    (line,) = [line for line in right.lines if line.get_marker() == "o"]
+    assert list(zip(*line.get_data(), strict=True)) == [(1, 0.2), (2, 0.1)]
+    assert label_plots.plot_label_coverage([], 30).axes[0].texts[0].get_text() == "no captured traffic yet"
+
+
+def test_the_counterfactual_says_how_many_frauds_each_policy_misses():
+    rows = [
+        {"policy": "off", "fraud": 0, "legitimate": 0, "unlabelled": 9, "judged": 0, "wrong": 0, "frauds": 0,
+         "frauds_missed": 0},
+        {"policy": "threshold", "fraud": 1, "legitimate": 8, "unlabelled": 0, "judged": 50, "wrong": 5, "frauds": 4,
+         "frauds_missed": 3},
+    ]  # fmt: skip
+    figure = label_plots.plot_counterfactual(rows)
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[1].texts] == ["3 of 4", "labels nothing"]
+    assert max(bar.get_width() for bar in figure.axes[1].patches) == 0.75

@@ -128,6 +128,7 @@ def test_bad_local_csv_says_the_same(tmp_path):
         ("a.parquet", parquet(**SOUND | {"isFraud": [None, *SOUND["isFraud"][1:]]}), '"isFraud", row 1'),
         ("a.parquet", parquet(**SOUND | {"TransactionID": [None, *range(N - 1)]}), '"TransactionID", row 1'),
         ("a.parquet", parquet(**SOUND | {"TransactionDT": [0.5, float("nan")] * (N // 2)}), '"TransactionDT", row 2'),
+        ("a.parquet", parquet(**SOUND | {"TransactionDT": [float("nan")] * N}), '"TransactionDT", row 1: the time'),
         ("a.parquet", parquet(**{name: [] for name in SOUND}), "no rows"),
         ("a.csv", WHOLE.replace(b"TransactionDT", b"T"), 'time column "TransactionDT" is missing'),
     ],

@@ -158,6 +158,15 @@ def test_live_rows_get_their_labels_by_id(tmp_path):
     assert rows.weight[100:].tolist() == [1.0, 1.0, 0.5, 0.25, 1.0, 1.0, 1.0, 1.0]
 
 
+def test_truth_corrects_what_the_history_says(tmp_path):
+    rows = kit.table(50)
+    was = rows["__label"].to_pylist()
+    labels = [("t3", 1 - was[3], "truth", 1.0)]
+    found = training_data.read_rows(training_data.open_ledger(kit.put(tmp_path, kit.history(rows), labels)))
+    assert [k for k in range(50) if found.label[k] != was[k]] == [3]
+    assert training_data.SOURCES[found.source[3]] == "truth" and training_data.SOURCES[found.source[4]] == "history"
+
+
 def test_pseudo_labels_teach_but_never_grade(tmp_path, monkeypatch):
     live = kit.table(400, 1, 1.7e9 + 300, "live", labelled=False)
     labels = [(f"live{k}", k % 2, "pseudo", 0.1) for k in range(400)]

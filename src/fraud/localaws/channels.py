@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,29 +40,59 @@ async def download(context: Context, channel: dict[str, Any], role: str, folder:
     source = (channel.get("DataSource") or {}).get("S3DataSource")
     if source is None:
         raise DownloadError(f"Data download failed:channel {channel['ChannelName']} has no S3DataSource")
-    folder.mkdir(parents=True, exist_ok=True)
-    uri, kind = source["S3Uri"], source["S3DataType"]
+    objects = await find(context, source["S3Uri"], source["S3DataType"], role)
+    await fetch(context, objects, folder)
+    return len(objects)
+
+
+async def find(context: Context, uri: str, kind: str, role: str) -> list[tuple[str, str, str]]:
+    """List what an input means, as ``(bucket, key, relative path)``.
+
+    Raises
+    ------
+    DownloadError
+        With AWS's sentence.
+    """
     bucket, _ = split(uri)
-    try:
+    with _told(uri, context.region, role):
         if kind == "S3Prefix":
             objects = await context.call(_prefix, context.client("s3"), uri)
         elif kind == "ManifestFile":
             objects = await context.call(_manifest, context.client("s3"), uri)
         else:
             raise DownloadError(f"Data download failed:S3DataType {kind} is not in the local AWS")
-        if not objects:
-            raise DownloadError(_nothing(uri, bucket, context.region, role))
+    if not objects:
+        raise DownloadError(_nothing(uri, bucket, context.region, role))
+    return list(objects)
+
+
+async def fetch(context: Context, objects: list[tuple[str, str, str]], folder: Path) -> None:
+    """Download what `find` listed into `folder`.
+
+    Raises
+    ------
+    DownloadError
+        With AWS's sentence.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _told("", context.region, ""):
         await _all(context, objects, folder)
+
+
+@contextlib.contextmanager
+def _told(uri: str, region: str, role: str) -> Iterator[None]:
+    """Say as AWS does why a download failed."""
+    try:
+        yield
     except ClientError as error:
         code = error.response["Error"]["Code"]
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         if code == "NoSuchBucket":
-            raise DownloadError(_nothing(uri, bucket, context.region, role)) from None
+            raise DownloadError(_nothing(uri, split(uri)[0], region, role)) from None
         text = error.response["Error"].get("Message", "")
         raise DownloadError(f"Data download failed:{code} ({status}): {text}") from None
     except (ArchiveError, BotoCoreError, OSError) as error:
         raise DownloadError(f"Data download failed:{error}") from None
-    return len(objects)
 
 
 def _nothing(uri: str, bucket: str, region: str, role: str) -> str:

@@ -185,7 +185,7 @@ class Container:
         ContainerError
             The source code or its script is not there.
         """
-        self._write_interpreters()
+        write_interpreters(self._plain_root())
         if self.entry_point:
             return [self._entry_point_command()]
         program = self.program
@@ -232,16 +232,8 @@ class Container:
 
     def base_environment(self) -> dict[str, str]:
         """Return what every container has; nothing of the daemon's own Python settings gets in."""
-        kept = {
-            key: value for key, value in os.environ.items() if key in _FROM_HOST or key.startswith(_FROM_HOST_PREFIXES)
-        }
         return {
-            **kept,
-            **self.aws,
-            "PATH": f"{self._interpreters}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONIOENCODING": "UTF-8",
+            **host_environment(self.aws, self._interpreters),
             "TRAINING_JOB_NAME": self.job["TrainingJobName"],
             "TRAINING_JOB_ARN": self.arn,
             "SAGEMAKER_REGION": self.aws.get("AWS_REGION", ""),
@@ -302,15 +294,6 @@ class Container:
     def _interpreters(self) -> Path:
         return self._plain_root() / ".bin"
 
-    def _write_interpreters(self) -> None:
-        """Let ``python`` and ``pip`` of the job be the daemon's: a link would lose its environment."""
-        folder = self._interpreters
-        folder.mkdir(exist_ok=True)
-        for name in ("python", "python3", "pip", "pip3"):
-            command = shlex.join([sys.executable, *(["-m", "pip"] if name.startswith("pip") else [])])
-            (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-            (folder / name).chmod(0o755)
-
     def _plain_root(self) -> Path:
         """Return the root, by a link when its name has characters that AWS's own unquoted shell script would split."""
         if re.fullmatch(r"[\w./+@:,-]+", str(self.root)):
@@ -332,6 +315,30 @@ class Container:
             with contextlib.suppress(OSError):
                 self._link.unlink()
                 self._link.parent.rmdir()
+
+
+def write_interpreters(root: Path) -> Path:
+    """Let ``python`` and ``pip`` of a container be the daemon's, not links to them: those would lose its packages."""
+    folder = root / ".bin"
+    folder.mkdir(exist_ok=True)
+    for name in ("python", "python3", "pip", "pip3"):
+        command = shlex.join([sys.executable, *(["-m", "pip"] if name.startswith("pip") else [])])
+        (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def host_environment(aws: dict[str, str], interpreters: Path) -> dict[str, str]:
+    """Return what every container has; nothing of the daemon's own Python settings gets in."""
+    kept = {key: value for key, value in os.environ.items() if key in _FROM_HOST or key.startswith(_FROM_HOST_PREFIXES)}
+    return {
+        **kept,
+        **aws,
+        "PATH": f"{interpreters}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONIOENCODING": "UTF-8",
+    }
 
 
 def unsatisfied(requirements: Path) -> list[str]:

@@ -77,6 +77,7 @@ def ensure_default_pipeline(
         "ConnectionArn": f"arn:aws:codeconnections:{region}:{_ACCOUNT}:connection/00000000-0000-0000-0000-000000000000",
         "Repository": "local/checkout",
         "TrainRoleArn": f"arn:aws:iam::{_ACCOUNT}:role/train",
+        "ProcessingRoleArn": f"arn:aws:iam::{_ACCOUNT}:role/processing",
         "ServeRoleArn": f"arn:aws:iam::{_ACCOUNT}:role/serve",
     }
     try:

@@ -1,4 +1,4 @@
-"""The log of a training job: sent to CloudWatch Logs, searched for metrics, its end kept for the failure reason."""
+"""The log of a job: sent to CloudWatch Logs, searched for metrics, its end kept for the failure reason."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fraud.localaws.wire import Context
 logger = logging.getLogger(__name__)
 
 GROUP = "/aws/sagemaker/TrainingJobs"
+PROCESSING = "/aws/sagemaker/ProcessingJobs"
 _LONGEST_LINE = 64 * 1024
 _LONGEST_MATCHED = 4096
 _BATCH = 1000
@@ -34,10 +35,13 @@ class JobLog:
         Log stream, ``<job>/algo-1-<time>``.
     metrics : list of dict
         ``MetricDefinitions`` of the job.
+    group : str
+        Log group.
     """
 
-    def __init__(self, context: Context, stream: str, metrics: list[dict[str, str]]) -> None:
+    def __init__(self, context: Context, stream: str, metrics: list[dict[str, str]], group: str = GROUP) -> None:
         self.context = context
+        self.group = group
         self.stream = stream
         self.tail: deque[str] = deque(maxlen=30)
         self.values: dict[str, dict[str, Any]] = {}
@@ -54,8 +58,8 @@ class JobLog:
         """Make the log stream."""
         logs = self.context.client("logs")
         for action, arguments in (
-            (logs.create_log_group, {"logGroupName": GROUP}),
-            (logs.create_log_stream, {"logGroupName": GROUP, "logStreamName": self.stream}),
+            (logs.create_log_group, {"logGroupName": self.group}),
+            (logs.create_log_stream, {"logGroupName": self.group, "logStreamName": self.stream}),
         ):
             try:
                 await self.context.call(action, **arguments)
@@ -125,7 +129,7 @@ class JobLog:
             try:
                 await self.context.call(
                     self.context.client("logs").put_log_events,
-                    logGroupName=GROUP,
+                    logGroupName=self.group,
                     logStreamName=self.stream,
                     logEvents=batch,
                 )

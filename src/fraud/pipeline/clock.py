@@ -8,7 +8,7 @@ delivery, and kept, so that a table delivered later continues the same time.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import polars as pl
@@ -140,29 +140,31 @@ def _odd(text: str) -> float | None:
         return None
 
 
-def find(columns: list[Callable[[], pl.Series]], delivered: list[float], origin: str) -> Clock:
+def find(columns: Sequence[Callable[[], Iterable[pl.Series]]], delivered: list[float], origin: str) -> Clock:
     """Find how a time column is to be read.
 
     Parameters
     ----------
-    columns : list of callable
-        Each gives the whole column of one table.
+    columns : sequence of callable
+        Each gives the column of one table, some rows at a time.
     delivered : list of float
         When each table was delivered (seconds since 1970).
     origin : str
         ISO 8601 moment of the column's 0; empty chooses it.
     """
-    spans = []
+    low, high = float("inf"), float("-inf")
     for read in columns:
-        column = read()
-        number = column if column.dtype.is_numeric() else column.cast(pl.String).cast(pl.Float64, strict=False)
-        if number.drop_nulls().len() * 2 <= column.drop_nulls().len():
+        given = numbers = 0
+        for column in read():
+            number = column if column.dtype.is_numeric() else column.cast(pl.String).cast(pl.Float64, strict=False)
+            given, numbers = given + column.drop_nulls().len(), numbers + number.drop_nulls().len()
+            real = number.cast(pl.Float64).drop_nulls().drop_nans()
+            if real.len():
+                low, high = min(low, float(str(real.min()))), max(high, float(str(real.max())))
+        if numbers * 2 <= given:
             return Clock("date")
-        finite = number.cast(pl.Float64).drop_nulls().drop_nans()
-        spans.append((float(str(finite.min())), float(str(finite.max()))))
     if origin:
         return Clock("elapsed", seconds(origin))
-    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     for scale, (earliest, latest) in EPOCH.items():
         if earliest <= low and high <= latest:
             return Clock("epoch", 0.0, scale)

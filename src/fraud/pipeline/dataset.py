@@ -9,26 +9,23 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 
-from fraud import labels
 from fraud.errors import DataError
-from fraud.pipeline import history, labelling, live, quality
-from fraud.pipeline.clock import DAY, seconds
-from fraud.pipeline.labelling import SOURCES
-from fraud.pipeline.live import Live
+from fraud.labels import LabelColumns
+from fraud.pipeline import combined, history, labelling, live, merged_tables, processing, quality, truth
+from fraud.pipeline.clock import seconds
+from fraud.pipeline.labelling import SOURCES, Policy
+from fraud.pipeline.live import Elsewhere
 from fraud.pipeline.roles import Roles
 from fraud.pipeline.runs import Run
 from fraud.pipeline.storage import Storage, join
 from fraud.schema import Schema
-
-BINS = 20  # of the score histogram
 
 
 @dataclass
@@ -46,15 +43,19 @@ class MergeResult:
     captured : DataFrame
         ``hour``, ``variant``, ``rows``.
     coverage : DataFrame
-        ``age_days``, ``source``, ``rows``: which labels rows of an age have.
+        ``age_days``, ``source``, ``rows``, ``fraud``: which labels rows of an age have.
     scores : DataFrame
         ``low``, ``high``, ``rows``: histogram of the live scores.
     fraud_rate : DataFrame
         ``source``, ``rows``, ``fraud``, ``fraud_rate``.
     findings : DataFrame
-        What is wrong with live columns, as `fraud.pipeline.quality.find` tells it.
-    leaks : list of dict
-        History columns that give the answer away and are not excluded.
+        What is wrong with the data, as `fraud.pipeline.quality.find` tells it.
+    counterfactual : DataFrame
+        What each pseudo-label policy would do, as `fraud.pipeline.labelling.Labelled` has it.
+    ends : dict
+        Scores at which the policy ``confident`` labels, and how many rows prove them.
+    versions : DataFrame
+        ``model_version``, ``rows``, ``absent`` columns, ``retyped`` values and how the rows were ``taken``.
     bad_lines : list of dict
         ``{"file", "line", "reason"}`` of captured and label lines that could not be read.
     notes : list of str
@@ -67,6 +68,8 @@ class MergeResult:
         The moment whose knowledge was used.
     manifest_uri : str
         ``s3://`` address for the training job.
+    review_uri, combined_uri : str
+        ``s3://`` address of the payments to review, and of the one CSV; empty when they were not asked for.
     frozen : bool
         Whether the run had its data already; they have been left as they were.
     """
@@ -79,22 +82,36 @@ class MergeResult:
     scores: pl.DataFrame
     fraud_rate: pl.DataFrame
     findings: pl.DataFrame
-    leaks: list[dict[str, Any]]
+    counterfactual: pl.DataFrame
+    ends: dict[str, Any]
+    versions: pl.DataFrame
     bad_lines: list[dict[str, Any]]
     notes: list[str]
     time_span: tuple[float, float]
     content_sha256: str
     as_of: str
     manifest_uri: str
+    review_uri: str = ""
+    combined_uri: str = ""
     frozen: bool = False
 
-    def problems(self) -> pl.DataFrame:
-        """What a person should look at: live columns, and history columns that give the answer away."""
-        leaks = [
-            {"column": leak["column"], "finding": "tells the label", "share": 1.0, "detail": f"AUC {leak['auc']} alone"}
-            for leak in self.leaks
-        ]
-        return pl.concat([self.findings, pl.DataFrame(leaks, schema=self.findings.schema)], how="vertical")
+    def counterfactual_sentence(self, chosen: str) -> str:
+        """Say what pseudo-labels would have got wrong."""
+        told = []
+        for row in self.counterfactual.to_dicts():
+            if row["judged"]:
+                share = row["frauds_missed"] / row["frauds"] if row["frauds"] else 0.0
+                told.append(
+                    f"*{row['policy']}* would have labelled {row['judged']:,} payments whose truth has come, "
+                    f"{row['wrong']:,} of them wrongly, and called {share:.0%} of {row['frauds']:,} frauds legitimate"
+                )
+        if not told:
+            return f"No day's truth is complete yet, so no policy can be judged. In force is **{chosen}**."
+        return f"{'; '.join(told)}. In force is **{chosen}**."
+
+    def check_quality(self, gate: str) -> str:
+        """Say what was found in one sentence, or stop the run: see `fraud.pipeline.quality.check`."""
+        return quality.check(self.findings, gate)
 
     def record(self) -> dict[str, Any]:
         """What the run record keeps: plain JSON without rows."""
@@ -104,13 +121,36 @@ class MergeResult:
             "counts": self.counts,
             "fraud_rate": self.fraud_rate.to_dicts(),
             "findings": self.findings.to_dicts(),
-            "leaks": self.leaks,
+            "counterfactual": self.counterfactual.to_dicts(),
+            "confident_ends": self.ends,
+            "versions": self.versions.to_dicts(),
             "notes": self.notes,
             "time_span": list(self.time_span),
             "content_sha256": self.content_sha256,
             "as_of": self.as_of,
             "manifest": self.manifest_uri,
+            "review": self.review_uri,
+            "combined": self.combined_uri,
         }
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How labels are read and given.
+
+    Attributes
+    ----------
+    policy : Policy
+        For rows without truth.
+    columns : LabelColumns
+        Of CSV files in ``labels/``.
+    review_rows : int
+        Payments of unknown label to draw for people to review.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    columns: LabelColumns = field(default_factory=LabelColumns)
+    review_rows: int = 0
 
 
 def build(
@@ -125,11 +165,11 @@ def build(
     time_origin: str = "",
     endpoint_name: str = "",
     lookback_days: float = 30,
-    maturity_days: float = 30,
-    pseudo_labels: str = "off",
-    pseudo_label_threshold: float = 0.5,
+    label_settings: Labels | None = None,
     max_bad_share: float = 0.01,
     as_of: str = "",
+    write_combined: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> MergeResult:
     """Merge history and labelled live traffic into the training set of a run.
 
@@ -147,16 +187,18 @@ def build(
         ISO 8601 moment at which a numeric time column is 0; empty chooses it.
     endpoint_name : str
         Whose captured traffic is merged; empty merges history alone.
-    lookback_days, maturity_days : float
-        How far back traffic is taken, and from which age on silence means legitimate (days).
-    pseudo_labels : {'off', 'threshold'}
-        Whether younger rows are labelled by their own score.
-    pseudo_label_threshold : float
-        Score at or above which a pseudo-label is fraud.
+    lookback_days : float
+        How far back traffic is taken (days).
+    label_settings : Labels, optional
+        How labels are read and given; by default truth and maturity alone.
     max_bad_share : float
         Share of captured or label lines that may be unreadable.
     as_of : str
         ISO 8601 moment whose knowledge is used; empty is now. The same moment gives the same bytes.
+    write_combined : bool
+        Whether the rows are also written as one CSV.
+    elsewhere : callable, optional
+        Compacts captured traffic on other machines.
 
     Raises
     ------
@@ -164,34 +206,34 @@ def build(
         One sentence that names file, column and row or line; no data of the run have been written then.
     """
     moment = dt.datetime.fromtimestamp(seconds(as_of, "as_of"), dt.UTC) if as_of else dt.datetime.now(dt.UTC)
-    if pseudo_labels not in labels.POLICIES:
-        raise DataError(f"pseudo_labels is {pseudo_labels!r}, but it must be one of {', '.join(labels.POLICIES)}.")
+    how = label_settings or Labels()
     roles = Roles(target, id_column, time_column, amount_column)
     past = history.ingest(storage, roles, list(exclude_columns), time_origin)
     schema = released_schema(storage, endpoint_name)
-    start = moment - dt.timedelta(days=lookback_days)
     traffic = live.compact(
         storage,
         endpoint_name,
-        start,
+        moment - dt.timedelta(days=lookback_days),
         moment,
         types=past.types,
         roles=roles,
         schema=schema,
         run_id=run_id,
         max_bad_share=max_bad_share,
+        elsewhere=elsewhere,
     )
     repeated = past.holding(storage, traffic.rows["__id"])["__id"]
     rows = traffic.rows.filter(~pl.col("__id").is_in(repeated.implode()))
-    settings = (maturity_days, pseudo_labels, pseudo_label_threshold)
-    labelled = labelling.label(storage, rows, start, moment, max_bad_share, settings)
+    known = truth.read(storage, moment, how.columns, max_bad_share)
+    labelled = labelling.label(rows, known.newest, moment, how.policy, past.rows)
+    labelled.history, unknown = _beyond(storage, past, rows, known)
     sources = {"history": past.rows} | {
         name: labelled.rows.filter(pl.col("label_source") == name).height for name in SOURCES
     }
     used = set(rows["part"].unique())
     parts = [{name: part[name] for name in ("key", "rows", "sha256")} for part in past.parts]
     parts += [part for part in traffic.parts if part["key"] in used]
-    body = labelling.to_parquet(labelled.rows)
+    table = labelling.to_frame(labelled)
     times = [*past.time_span, *([rows["__time"].min(), rows["__time"].max()] if rows.height else [])]
     document = {
         "schema_version": 1,
@@ -199,35 +241,76 @@ def build(
         "exclude": sorted(set(exclude_columns)),
         "rows": {"history": past.rows, "live": rows.height},
         "label_sources": sources,
+        "history_labels_from_truth": labelled.history.height,
         "time_span": [min(times), max(times)],
         "columns": past.types,
         "parts": parts,
         "as_of": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode() + hashlib.sha256(body).digest())
-    document["content_sha256"] = digest.hexdigest()
-    frozen = _write(storage, run_id, document, body)
-    counts = (
-        traffic.counts | labelled.counts | {"already_in_history": repeated.len(), "converted_tables": past.converted}
-    )
+    files = {
+        "labels.parquet": labelling.to_parquet(table),
+        "labels_aside.parquet": labelling.aside_to_parquet(known, unknown),
+    }
+    if how.review_rows:
+        files["review.csv"] = labelling.review_slice(labelled.rows, how.review_rows).write_csv().encode()
+    hashes = b"".join(hashlib.sha256(files[name]).digest() for name in sorted(files))
+    document["content_sha256"] = hashlib.sha256(json.dumps(document, sort_keys=True).encode() + hashes).hexdigest()
+    frozen = _write(storage, run_id, document, files)
+    folder = join("runs", run_id, "data/")
+    if write_combined:
+        said = frozen or document
+        kept = labelling.from_parquet(storage.get(join(folder, "labels.parquet")))
+        combined.write(storage, join(folder, "combined.csv"), said["parts"], kept, said["columns"], roles)
+    counts = traffic.counts | known.counts
+    counts |= {
+        "labels_of_unknown_ids": unknown.height,
+        "labels_of_history": labelled.history.height,
+        "pseudo_labels_capped": labelled.capped,
+        "already_in_history": repeated.len(),
+        "converted_tables": past.converted,
+        "converted_label_files": known.converted,
+    }
     return MergeResult(
         rows=document["rows"],
         label_sources=sources,
         counts=counts,
-        captured=_captured(traffic),
-        coverage=_coverage(labelled.rows, moment),
-        scores=_histogram(rows["__score"]),
-        fraud_rate=_fraud_rate(past, labelled.rows),
-        findings=quality.find(traffic.profile, past.types, past.sources, schema),
-        leaks=[leak for leak in past.leaks if leak["column"] not in exclude_columns],
-        bad_lines=traffic.bad + labelled.bad,
+        captured=merged_tables.captured(traffic.rows),
+        coverage=merged_tables.coverage(labelled.rows, moment),
+        scores=merged_tables.histogram(rows["__score"]),
+        fraud_rate=merged_tables.fraud_rate(past.rows, past.frauds, labelled.rows),
+        findings=quality.find(
+            traffic.profile,
+            past.types,
+            past.sources,
+            schema,
+            leaks=past.leaks,
+            exclude=exclude_columns,
+            impossible_times=traffic.counts["impossible_times"],
+        ),
+        counterfactual=labelled.counterfactual,
+        ends={"low": labelled.ends.low, "high": labelled.ends.high, "rows": labelled.ends.rows},
+        versions=merged_tables.versions(traffic.versions, traffic.counts["foreign"], exclude_columns),
+        bad_lines=traffic.bad + known.bad,
         notes=past.notes,
         time_span=(min(times), max(times)),
         content_sha256=frozen["content_sha256"] if frozen else document["content_sha256"],
         as_of=document["as_of"],
-        manifest_uri=storage.uri(join("runs", run_id, "data/train.manifest")),
+        manifest_uri=storage.uri(join(folder, "train.manifest")),
+        review_uri=storage.uri(join(folder, "review.csv")) if how.review_rows else "",
+        combined_uri=storage.uri(join(folder, "combined.csv")) if write_combined else "",
         frozen=bool(frozen),
     )
+
+
+def _beyond(
+    storage: Storage, past: history.History, rows: pl.DataFrame, known: truth.Truth
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Truth about transactions that are not live rows: of the history, and of nothing that is known."""
+    rest = known.newest.join(rows.select("__id"), on="__id", how="anti")
+    held = past.holding(storage, rest["__id"]).select("__id").unique()
+    told = rest.join(held, on="__id", how="semi").select("__id", "label", "label_time")
+    unknown = rest.join(held, on="__id", how="anti").with_columns(why=pl.lit(truth.UNKNOWN_ID))
+    return told, unknown.select(*truth.ASIDE)
 
 
 def released_schema(storage: Storage, endpoint: str) -> Schema | None:
@@ -236,66 +319,24 @@ def released_schema(storage: Storage, endpoint: str) -> Schema | None:
     return Schema.from_json(storage.get(pointer["schema_key"])) if pointer else None
 
 
-def _write(storage: Storage, run_id: str, document: dict[str, Any], body: bytes) -> dict[str, Any] | None:
+def _write(storage: Storage, run_id: str, document: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any] | None:
     """Write the run's data, the manifest last; a run that has its manifest keeps what it has, which is returned."""
     folder = join("runs", run_id, "data/")
     manifest = join(folder, "train.manifest")
-    names = [join(folder, "labels.parquet"), join(folder, "dataset.json")]
     if not storage.exists(manifest):
-        storage.put(names[0], body)
-        storage.write_json(names[1], document)
+        for name, body in files.items():
+            storage.put(join(folder, name), body)
+        storage.write_json(join(folder, "dataset.json"), document)
+        names = [join(folder, name) for name in ("labels.parquet", "dataset.json")]
         entries = [{"prefix": storage.uri("")}, *(part["key"] for part in document["parts"]), *names]
         storage.put_once(manifest, json.dumps(entries, indent=0).encode(), "application/json")
         return None
-    kept: dict[str, Any] = storage.read_json(names[1])
+    kept: dict[str, Any] = storage.read_json(join(folder, "dataset.json"))
     return kept
 
 
-# figures
-
-
-def _captured(traffic: Live) -> pl.DataFrame:
-    hour = pl.from_epoch((pl.col("__time") // 3600 * 3600).cast(pl.Int64), time_unit="s").alias("hour")
-    return (
-        traffic.rows.group_by(hour, pl.col("__variant").alias("variant"))
-        .agg(pl.len().cast(pl.Int64).alias("rows"))
-        .sort("hour", "variant")
-    )
-
-
-def _coverage(labelled: pl.DataFrame, moment: dt.datetime) -> pl.DataFrame:
-    age = ((moment.timestamp() - pl.col("__time")) // DAY).cast(pl.Int64).alias("age_days")
-    return (
-        labelled.group_by(age, pl.col("label_source").alias("source"))
-        .agg(pl.len().cast(pl.Int64).alias("rows"))
-        .sort("age_days", "source")
-    )
-
-
-def _histogram(scores: pl.Series) -> pl.DataFrame:
-    counted = Counter(min(BINS - 1, int(score * BINS)) for score in scores.drop_nulls())
-    return pl.DataFrame(
-        [(at / BINS, (at + 1) / BINS, counted[at]) for at in range(BINS)],
-        schema={"low": pl.Float64, "high": pl.Float64, "rows": pl.Int64},
-        orient="row",
-    )
-
-
-def _fraud_rate(past: history.History, labelled: pl.DataFrame) -> pl.DataFrame:
-    rows = [("history", past.rows, past.frauds)]
-    for name in SOURCES[:-1]:
-        mine = labelled.filter(pl.col("label_source") == name)["label"]
-        rows.append((name, mine.len(), int(mine.sum())))
-    table = pl.DataFrame(rows, schema={"source": pl.String, "rows": pl.Int64, "fraud": pl.Int64}, orient="row")
-    rate = pl.when(pl.col("rows") > 0).then(pl.col("fraud") / pl.col("rows"))
-    return table.with_columns(fraud_rate=rate)
-
-
 ROLES_KEY = "raw/_roles.json"
-PASSED_ON = (
-    "time_origin", "endpoint_name", "lookback_days", "maturity_days", "pseudo_labels", "pseudo_label_threshold",
-    "max_bad_share", "as_of",
-)  # fmt: skip
+PASSED_ON = ("time_origin", "endpoint_name", "lookback_days", "max_bad_share", "as_of", "write_combined")
 ROLE_PARAMETERS = {"target": "target", "id": "id_column", "time": "time_column", "amount": "amount_column"}
 
 
@@ -328,10 +369,21 @@ def merge(run: Run, p: SimpleNamespace) -> MergeResult:
             f"No target column is known: set the parameter target, or deliver the history with "
             f"`fraud history put TABLE` (it writes {run.storage.uri(ROLES_KEY)})."
         )
+    policy = Policy(
+        maturity_days=p.maturity_days,
+        pseudo_labels=p.pseudo_labels,
+        threshold=p.pseudo_label_threshold,
+        purity=p.pseudo_label_purity,
+        weight=p.pseudo_label_weight,
+        max_share=p.pseudo_label_max_share,
+    )
+    columns = LabelColumns(p.label_id_column, p.label_column, p.label_time_column)
     return build(
         run.storage,
         run.run_id,
         **chosen,
+        label_settings=Labels(policy, columns, p.review_rows),
+        elsewhere=processing.compactor(run, p) if p.compact_instance_count else None,
         exclude_columns=p.exclude_columns or said.get("exclude", []),
         **{name: given[name] for name in PASSED_ON},
     )

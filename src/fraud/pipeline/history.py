@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from fraud.errors import DataError
 from fraud.pipeline import clock as clocks
 from fraud.pipeline.clock import Clock
 from fraud.pipeline.conversion import Converted, convert
+from fraud.pipeline.ids import find, read_ids
 from fraud.pipeline.roles import Roles, check_columns, check_header, suggest_roles
 from fraud.pipeline.storage import Item, Storage, join
 from fraud.pipeline.tables import ENDINGS, Table
 
 RAW, LEDGER = "raw/", "ledger/history/"
-FORMAT = 1  # of the parts; a change converts all sources anew
+FORMAT = 2  # of the parts; a change converts all sources anew
 
 
 @dataclass
@@ -77,40 +76,41 @@ class History:
 
     @property
     def types(self) -> dict[str, str]:
-        """Type of each source column over all sources: ``int``, ``float``, ``bool``, ``text`` or ``time``."""
+        """Type of each source column over all sources, by name: ``int``, ``float``, ``bool``, ``text`` or ``time``."""
         merged: dict[str, str] = {}
         for source in self.sources:
             merged = _merge_types(merged, {name: item["type"] for name, item in source["columns"].items()})
-        return merged
+        # By name: a manifest that was read back has its columns so, and what is made of the types must not change then.
+        return dict(sorted(merged.items()))
 
     def holding(self, storage: Storage, ids: pl.Series) -> pl.DataFrame:
         """Find which ids are transactions of the history.
 
-        Only parts whose range of ids can hold one are read.
+        No feature is read: the ids of each part lie in a small object beside it, and only those are read whose range
+        can hold one.
+
+        Parameters
+        ----------
+        storage : Storage
+            The bucket.
+        ids : Series of str
+            Of live rows, or of ground truth.
 
         Returns
         -------
         DataFrame
             ``__id``, ``file`` and ``row`` of each one found.
         """
-        found = [pl.DataFrame(schema={"__id": pl.String, "file": pl.String, "row": pl.Int64})]
-        size = ids.str.len_bytes()
-        for source in self.sources if len(ids) else []:
+        return find(storage, self.ids(), ids)
+
+    def ids(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Source, rows before it and where its ids are, of each part that has ids of its own."""
+        for source in self.sources:
             before = 0
-            for part in source["parts"] if source["roles"]["id"] else []:
-                span = part["ids"]
-                may = (ids >= span["min"]) & (ids <= span["max"])
-                may &= size.is_between(span["shortest"], span["longest"])
-                if may.any():
-                    stored = pq.read_table(io.BytesIO(storage.get(part["key"])), columns=["__id"])
-                    there = pl.DataFrame({"__id": pl.Series(pl.from_arrow(stored["__id"]), dtype=pl.String)})
-                    there = there.with_row_index("row", before + 1).with_columns(
-                        pl.col("row").cast(pl.Int64), file=pl.lit(source["source"]["key"])
-                    )
-                    hits = there.join(ids.filter(may).to_frame("__id"), on="__id", how="semi")
-                    found.append(hits.select("__id", "file", "row"))
+            for part in source["parts"]:
+                if part["ids"]:
+                    yield source["source"]["key"], before, part["ids"]
                 before += part["rows"]
-        return pl.concat(found)
 
 
 def source_id(item: Item, roles: Roles, origin: str) -> str:
@@ -200,7 +200,7 @@ def _convert_all(
     clock, keep = _clock(storage, tables, moments, roles, origin)
     made, types = [], done.types
     for (item, name), table, moment in zip(pending, tables, moments, strict=True):
-        own = clock if roles.time else Clock("rows", moment - (len(table.column(table.columns[0])) - 1))
+        own = clock if roles.time else Clock("rows", moment - (table.count() - 1))
         spool = folder / name
         spool.mkdir()
         converted = convert(table, roles, own, spool, name, latest, exclude, types)
@@ -231,10 +231,7 @@ def _clock(storage: Storage, tables: list[Table], moments: list[float], roles: R
 
 
 def _describe(item: Item, name: str, roles: Roles, clock: Clock, table: Table, converted: Converted) -> dict[str, Any]:
-    parts = [
-        {key: value for key, value in part.items() if key != "path"} | {"key": join(LEDGER, name, part["path"].name)}
-        for part in converted.parts
-    ]
+    parts = [_placed(part, name) | {"ids": part["ids"] and _placed(part["ids"], name)} for part in converted.parts]
     modified = item.last_modified.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "schema_version": 1,
@@ -252,14 +249,22 @@ def _describe(item: Item, name: str, roles: Roles, clock: Clock, table: Table, c
     }
 
 
+def _placed(written: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a manifest says of a local file: its key in place of its path."""
+    said = {key: value for key, value in written.items() if key != "path"}
+    return said | {"key": join(LEDGER, name, written["path"].name)}
+
+
 def _store(storage: Storage, name: str, manifest: dict[str, Any], converted: Converted) -> dict[str, Any]:
     """Write the parts, then the manifest; whoever wrote the manifest first decides."""
     for part, written in zip(manifest["parts"], converted.parts, strict=True):
-        if not storage.put_once(part["key"], written["path"]):
-            # Left behind by another version of the libraries, and never referred to: keep it, and write beside it.
-            part["key"] = part["key"].replace(".parquet", f"-{part['sha256'][:8]}.parquet")
-            storage.put_once(part["key"], written["path"])
-        written["path"].unlink()
+        for said, local in ((part, written), (part["ids"], written["ids"])):
+            if said and not storage.put_once(said["key"], local["path"]):
+                # Left behind by another version of the libraries, and never referred to: keep it, write beside it.
+                said["key"] = said["key"].replace(".parquet", f"-{said['sha256'][:8]}.parquet")
+                storage.put_once(said["key"], local["path"])
+            if said:
+                local["path"].unlink()
     if storage.write_json(_manifest(name), manifest, once=True):
         return manifest
     first: dict[str, Any] = storage.read_json(_manifest(name))
@@ -277,19 +282,23 @@ def _check_classes(done: History, made: list[Converted], roles: Roles) -> None:
 
 def _check_across(storage: Storage, done: History, made: list[Converted], roles: Roles) -> None:
     """Refuse ids that appear in two tables."""
-    if not roles.id:
-        return
-    for at, item in enumerate(made):
-        again = done.holding(storage, item.ids)
-        other, row = (again["file"][0], again["row"][0]) if again.height else ("", 0)
-        for before in made[:at]:
-            if not other and (hit := clocks.first(item.ids.is_in(before.ids.implode()))) is not None:
-                other, row = before.name, int(str((before.ids == item.ids[hit]).arg_max())) + 1
-                again = pl.DataFrame({"__id": [item.ids[hit]]})
-        if other:
-            mine = int(str((item.ids == again["__id"][0]).arg_max())) + 1
-            where = f'{item.name}: column "{roles.id}", row {mine}'
-            raise DataError(f"{where}: the id is the same as in {other}, row {row}.")
+    for at, item in enumerate(made) if roles.id else ():
+        for other, before, ids in _others(storage, done, item, made[:at]):
+            if hit := item.ids.shared(ids):
+                where = f'{item.name}: column "{roles.id}", row {hit[0]}'
+                raise DataError(f"{where}: the id is the same as in {other}, row {before + hit[1] + 1}.")
+
+
+def _others(
+    storage: Storage, done: History, item: Converted, earlier: list[Converted]
+) -> Iterator[tuple[str, int, pl.Series]]:
+    """Ids of other tables that may hold one of a table's: the table, its rows before these, the ids; one part each."""
+    low, high = min(part["ids"]["min"] for part in item.parts), max(part["ids"]["max"] for part in item.parts)
+    for file, before, about in done.ids():
+        if about["min"] <= high and low <= about["max"]:
+            yield file, before, read_ids(storage.get(about["key"]))
+    for one in earlier:
+        yield from ((one.name, before, ids) for before, ids in one.ids.batches())
 
 
 def _merge_types(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:

@@ -1,138 +1,321 @@
-"""Labels of live rows: truth from ``labels/``, else by age, else by the model's own score if that is asked for.
+"""Labels of live rows: truth first, else by age, else by the model's own score if that is asked for.
 
-What a label is worth is decided in `fraud.labels`; here it is read, joined on the inference id, counted and written.
+A pseudo-label is the model's opinion of its own doubt. It is capped, weighted, never grades, and here every policy is
+held against the truth that has arrived since, whether it is in force or not.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import io
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud import labels
-from fraud.errors import DataError
-from fraud.pipeline.live import WORKERS
-from fraud.pipeline.storage import Storage, join
+from fraud.labels import MATURE, PSEUDO, TRUTH, UNKNOWN
+from fraud.pipeline.partitions import to_parquet
+from fraud.pipeline.truth import Truth
 
-LABELS = "labels/"
-SOURCES = (labels.TRUTH, labels.MATURE, labels.PSEUDO, labels.UNKNOWN)
+SOURCES = (TRUTH, MATURE, PSEUDO, UNKNOWN)
+OFF, THRESHOLD, CONFIDENT = POLICIES = ("off", "threshold", "confident")
+DAY = 86_400.0
+COMPLETE = 0.95  # share of a day's rows with a known label from which the day says what its scores were worth
+Z = 1.645  # of the one-sided 95 % bound
 LABEL_COLUMNS = {
     "inference_id": pa.string(), "label": pa.int8(), "label_source": pa.string(), "label_time": pa.float64(),
     "weight": pa.float32(),
 }  # fmt: skip
 
 
-class _Row(NamedTuple):
-    inference_id: str
-    time: float
-    fraud_probability: float | None
+@dataclass(frozen=True)
+class Policy:
+    """How rows without truth are labelled.
+
+    Attributes
+    ----------
+    maturity_days : float
+        Age from which silence means legitimate (days).
+    pseudo_labels : {'off', 'threshold', 'confident'}
+        Whether younger rows are labelled by their own score: by a threshold, or only at two calibrated ends.
+    threshold : float
+        Score from which ``threshold`` says fraud.
+    purity : float
+        Share of the rows that ``confident`` calls fraud that must be fraud; and how much rarer than overall frauds
+        must be among those that it calls legitimate.
+    weight : float
+        Of a pseudo-labelled row in training.
+    max_share : float
+        Largest share of pseudo-labels among all labelled rows.
+    """
+
+    maturity_days: float = 30.0
+    pseudo_labels: str = OFF
+    threshold: float = 0.5
+    purity: float = 0.9
+    weight: float = 0.5
+    max_share: float = 0.2
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Scores at or beyond which ``confident`` dares to label; None where the truth proves none.
+
+    Attributes
+    ----------
+    low, high : float or None
+        At or below is legitimate, at or above is fraud.
+    rows : int
+        Rows with a known label that proved it.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    rows: int = 0
 
 
 @dataclass
 class Labelled:
-    """Live rows with their labels, and what was found on the way.
+    """Live rows with their labels.
 
     Attributes
     ----------
     rows : DataFrame
         The live rows with ``label``, ``label_source``, ``weight``, ``label_time``.
-    counts : dict of str to int
-        Lines read, bad ones, labels from the future, replaced ones, labels of ids that are not live rows.
-    bad : list of dict
-        ``{"file", "line", "reason"}``.
+    history : DataFrame
+        ``__id``, ``label``, ``label_time`` of truth about transactions of the history.
+    counterfactual : DataFrame
+        Per policy ``fraud``, ``legitimate`` and ``unlabelled``: what it would make of rows that nothing is known of;
+        ``judged``, ``wrong``, ``frauds`` and ``frauds_missed``: what it would have said of rows whose truth has come.
+    ends : Ends
+        Of the policy ``confident``.
+    capped : int
+        Pseudo-labels that were dropped because there were too many.
     """
 
     rows: pl.DataFrame
-    counts: dict[str, int] = field(default_factory=dict)
-    bad: list[dict[str, Any]] = field(default_factory=list)
+    history: pl.DataFrame
+    counterfactual: pl.DataFrame
+    ends: Ends
+    capped: int
 
 
-def read_truth(storage: Storage, start: dt.datetime) -> tuple[list[labels.GroundTruth], list[dict[str, Any]], int]:
-    """Read the ground truth that arrived since ``start``: what is true of a row is said after it, never before.
-
-    Returns
-    -------
-    truth : list of GroundTruth
-        All of it, also what became known later than any moment asked for.
-    bad : list of dict
-        ``{"file", "line", "reason"}``.
-    lines : int
-        Lines read.
-    """
-    after = join(LABELS, f"{start:%Y/%m/%d/%H}/")
-    items = [item for item in storage.list(LABELS, after=after) if item.key.endswith(".jsonl")]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        read = list(pool.map(lambda item: labels.parse_label_file(storage.get(item.key), item.key), items))
-    bad = [
-        {"file": item.key, "line": line, "reason": reason}
-        for item, (_, problems) in zip(items, read, strict=True)
-        for line, reason in problems
-    ]
-    truth = [one for found, _ in read for one in found]
-    return truth, bad, len(truth) + len(bad)
-
-
-def label(
-    storage: Storage,
-    rows: pl.DataFrame,
-    start: dt.datetime,
-    moment: dt.datetime,
-    max_bad_share: float,
-    settings: tuple[float, str, float],
-) -> Labelled:
+def label(rows: pl.DataFrame, truth: pl.DataFrame, moment: dt.datetime, policy: Policy, n_history: int = 0) -> Labelled:
     """Label live rows as they were known at a moment.
 
     Parameters
     ----------
-    storage : Storage
-        The bucket.
     rows : DataFrame
-        As `fraud.pipeline.live.Live.rows`.
-    start, moment : datetime
-        Begin of the window, and the moment whose knowledge counts.
-    max_bad_share : float
-        Share of label lines that may be unreadable.
-    settings : tuple
-        Maturity (days), pseudo-label policy, pseudo-label threshold.
+        With ``__id``, ``__time`` and ``__score``; each id once.
+    truth : DataFrame
+        As `fraud.pipeline.truth.Truth.newest`.
+    moment : datetime
+        Whose knowledge counts.
+    policy : Policy
+        For rows without truth.
+    n_history : int
+        Labelled rows beside these, for the cap.
 
-    Raises
-    ------
-    DataError
-        When more lines are unreadable.
+    Returns
+    -------
+    Labelled
+        ``history`` is empty.
     """
-    truth, bad, lines = read_truth(storage, start) if rows.height else ([], [], 0)
-    if len(bad) > max_bad_share * lines:
-        raise DataError(
-            f"{len(bad)} of {lines} label lines cannot be read, more than max_bad_share {max_bad_share:g} allows; "
-            f"the first is {bad[0]['file']}, line {bad[0]['line']}: {bad[0]['reason']}."
+    now, maturity = moment.timestamp(), policy.maturity_days * DAY
+    known = rows.join(truth.select("__id", "label", "label_time"), on="__id", how="left", maintain_order="left")
+    mature = pl.col("label").is_null() & (now - pl.col("__time") >= maturity)
+    known = known.with_columns(
+        label=pl.when(mature).then(pl.lit(0, pl.Int8)).otherwise("label"),
+        label_time=pl.when(mature).then(pl.col("__time") + maturity).otherwise("label_time"),
+        label_source=pl.when(mature)
+        .then(pl.lit(MATURE))
+        .when(pl.col("label").is_not_null())
+        .then(pl.lit(TRUTH))
+        .otherwise(pl.lit(UNKNOWN)),
+    )
+    ends = calibrate(*_scored(complete_days(known)), policy.purity)
+    opinion = _opinion(policy.pseudo_labels, policy, ends)
+    said = known.with_columns(opinion=pl.when(pl.col("label").is_null()).then(opinion))
+    wanted = said.filter(pl.col("opinion").is_not_null())["__id"]
+    room = _room(n_history + known.height - int(known["label"].null_count()), policy.max_share)
+    kept = wanted if len(wanted) <= room else draw(wanted, room, "pseudo")
+    pseudo = pl.col("__id").is_in(kept.implode())
+    labelled = said.with_columns(
+        label=pl.when(pseudo).then("opinion").otherwise("label"),
+        label_time=pl.when(pseudo).then("__time").otherwise("label_time"),
+        label_source=pl.when(pseudo).then(pl.lit(PSEUDO)).otherwise("label_source"),
+    ).drop("opinion")
+    weight = {TRUTH: 1.0, MATURE: 1.0, PSEUDO: policy.weight, UNKNOWN: 0.0}
+    labelled = labelled.with_columns(weight=pl.col("label_source").replace_strict(weight, return_dtype=pl.Float32))
+    return Labelled(
+        labelled, truth.clear().drop("source_key"), counterfactual(known, policy), ends, len(wanted) - len(kept)
+    )
+
+
+def complete_days(known: pl.DataFrame) -> pl.DataFrame:
+    """Rows with a known label, of days on which nearly every row has one.
+
+    A fraud is reported sooner than silence turns into a label: of a young day only the frauds are known, and scores
+    would look better than they are.
+    """
+    day = (pl.col("__time") // DAY).alias("day")
+    share = pl.col("label").is_not_null().mean().over(day)
+    return known.filter((share >= COMPLETE) & pl.col("label").is_not_null() & pl.col("__score").is_not_null())
+
+
+def _scored(known: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return known["__score"].to_numpy(), known["label"].to_numpy()
+
+
+def calibrate(score: np.ndarray, label: np.ndarray, purity: float) -> Ends:
+    """Find the ends at which a score is as good as a label, as the truth proves it.
+
+    Above the high end at least ``purity`` of the rows are fraud; below the low end frauds are at most ``1 - purity``
+    times as frequent as among all rows. Both hold for the 95 % bound of Wilson's interval (Wilson 1927, J. Am. Stat.
+    Assoc. 22:209), so that few rows prove nothing.
+
+    Parameters
+    ----------
+    score : ndarray of shape (n_rows,)
+    label : ndarray of shape (n_rows,)
+        1 fraud, 0 legitimate.
+    purity : float
+
+    Returns
+    -------
+    Ends
+    """
+    if not len(score):
+        return Ends()
+    order = np.argsort(score, kind="stable")
+    score, fraud = score[order], label[order].astype(np.float64)
+    n = len(score)
+    ends_here = np.append(score[1:] != score[:-1], True)  # equal scores stay together
+    below, frauds_below = np.arange(1, n + 1), np.cumsum(fraud)
+    low = ends_here & (_wilson(frauds_below, below, +1) <= (1 - purity) * fraud.mean())
+    starts_here = np.insert(score[1:] != score[:-1], 0, True)
+    above, frauds_above = n - np.arange(n), fraud.sum() - np.concatenate(([0.0], frauds_below[:-1]))
+    high = starts_here & (_wilson(frauds_above, above, -1) >= purity)
+    return Ends(
+        float(score[np.flatnonzero(low)[-1]]) if low.any() else None,
+        float(score[np.flatnonzero(high)[0]]) if high.any() else None,
+        n,
+    )
+
+
+def _wilson(hits: np.ndarray, n: np.ndarray, side: int) -> np.ndarray:
+    """One-sided bound of a share: the upper one for ``side`` +1, the lower one for -1."""
+    share = hits / n
+    middle = share + Z * Z / (2 * n)
+    spread = Z * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    return np.asarray((middle + side * spread) / (1 + Z * Z / n))
+
+
+def _opinion(name: str, policy: Policy, ends: Ends) -> pl.Expr:
+    """Label that a policy gives a row by its score; null where it gives none."""
+    score, none = pl.col("__score"), pl.lit(None, pl.Int8)
+    if name == THRESHOLD:
+        return pl.when(score.is_not_nan()).then((score >= policy.threshold).cast(pl.Int8))
+    if name == CONFIDENT:
+        low = score <= (-math.inf if ends.low is None else ends.low)
+        high = score >= (math.inf if ends.high is None else ends.high)
+        one, zero = pl.lit(1, pl.Int8), pl.lit(0, pl.Int8)
+        return pl.when(score.is_nan()).then(none).when(high).then(one).when(low).then(zero).otherwise(none)
+    return none
+
+
+def _room(labelled: int, max_share: float) -> int:
+    """How many pseudo-labels make up a share beside so many others."""
+    return math.floor(labelled * max_share / (1 - max_share) + 1e-9) if max_share < 1 else 1 << 62
+
+
+def draw(ids: pl.Series, n: int, salt: str) -> pl.Series:
+    """Draw ids at random, but the same ones each time and whatever the order they come in."""
+    ranked = sorted(ids, key=lambda name: hashlib.sha256(f"{salt}|{name}".encode()).digest())
+    return pl.Series(ids.name, sorted(ranked[:n]), pl.String)
+
+
+def counterfactual(known: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+    """Tell what each policy would make of the rows, and how wrong it would have been.
+
+    Policies are judged on the later half of the rows of complete days; the ends of ``confident`` are those that the
+    earlier half proves, as it would have known them then.
+
+    Parameters
+    ----------
+    known : DataFrame
+        Live rows, before any pseudo-label.
+    policy : Policy
+        Threshold and purity.
+
+    Returns
+    -------
+    DataFrame
+        As `Labelled.counterfactual`.
+    """
+    complete = complete_days(known).sort("__time", "__id")
+    earlier, judged = complete.head(complete.height // 2), complete.tail(complete.height - complete.height // 2)
+    ends, then = calibrate(*_scored(complete), policy.purity), calibrate(*_scored(earlier), policy.purity)
+    young = known.filter(pl.col("label").is_null())
+    found = []
+    for name in POLICIES:
+        would = young.with_columns(said=_opinion(name, policy, ends))["said"]
+        past = judged.with_columns(said=_opinion(name, policy, then)).filter(pl.col("said").is_not_null())
+        frauds = past.filter(pl.col("label") == 1)
+        found.append(
+            {
+                "policy": name,
+                "fraud": int((would == 1).sum()),
+                "legitimate": int((would == 0).sum()),
+                "unlabelled": int(would.null_count()),
+                "judged": past.height,
+                "wrong": past.filter(pl.col("said") != pl.col("label")).height,
+                "frauds": frauds.height,
+                "frauds_missed": frauds.filter(pl.col("said") == 0).height,
+            }
         )
-    known = labels.resolve(truth, moment.timestamp())
-    asked = map(_Row._make, rows.select("__id", "__time", "__score").iter_rows())
-    found = labels.label_rows(asked, known, moment.timestamp(), *settings)
-    schema = {"label": pl.Int8, "label_source": pl.String, "weight": pl.Float32, "label_time": pl.Float64}
-    labelled = rows.hstack(pl.DataFrame(list(found), schema=schema, orient="row"))
-    ids = set(rows["__id"])
-    early = [one for one in truth if one.time <= moment.timestamp()]
-    counts = {
-        "label_lines": lines,
-        "bad_label_lines": len(bad),
-        "labels_from_the_future": len(truth) - len(early),
-        "labels_replaced": len(early) - len(known),
-        "labels_of_unknown_ids": sum(name not in ids for name in known),
-    }
-    return Labelled(labelled, counts, bad)
+    return pl.DataFrame(found)
 
 
-def to_parquet(labelled: pl.DataFrame) -> bytes:
-    """``labels.parquet``; rows whose label is unknown are left out, and so are not trained on."""
-    kept = labelled.filter(pl.col("label_source") != labels.UNKNOWN).rename({"__id": "inference_id"})
-    kept = kept.sort("__time", "inference_id").select(*LABEL_COLUMNS)
-    buffer = io.BytesIO()
-    pq.write_table(kept.to_arrow().cast(pa.schema(LABEL_COLUMNS.items())), buffer, compression="zstd")
-    return buffer.getvalue()
+def review_slice(labelled: pl.DataFrame, n: int) -> pl.DataFrame:
+    """Draw payments of unknown label at random for people to look at.
+
+    Frauds that are found because the model pointed at them teach nothing about those it overlooks; a random slice does.
+
+    Returns
+    -------
+    DataFrame
+        ``inference_id``, ``scored_at``, and ``label`` and ``label_time``, which are empty: filled in, the CSV can be
+        put into ``labels/`` as it stands.
+    """
+    unknown = labelled.filter(pl.col("label_source") == UNKNOWN)
+    drawn = unknown.filter(pl.col("__id").is_in(draw(unknown["__id"], n, "review").implode())).sort("__id")
+    moment = pl.from_epoch(pl.col("__time").cast(pl.Int64), time_unit="s").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    empty = pl.lit(None, pl.String)
+    return drawn.select(pl.col("__id").alias("inference_id"), moment.alias("scored_at"), label=empty, label_time=empty)
+
+
+def to_frame(labelled: Labelled) -> pa.Table:
+    """``labels.parquet``: live rows with a label, and truth about the history; what is unknown is not trained on."""
+    live = labelled.rows.filter(pl.col("label_source") != UNKNOWN).sort("__time", "__id")
+    past = labelled.history.sort("__id").with_columns(label_source=pl.lit(TRUTH), weight=pl.lit(1.0, pl.Float32))
+    names: Sequence[str] = ("__id", *list(LABEL_COLUMNS)[1:])
+    both = pl.concat([live.select(names), past.select(names)], how="vertical_relaxed").rename({"__id": "inference_id"})
+    return both.to_arrow().cast(pa.schema(LABEL_COLUMNS.items()))
+
+
+def from_parquet(body: bytes) -> pa.Table:
+    """Read what `to_parquet` wrote."""
+    return pq.ParquetFile(io.BytesIO(body)).read()
+
+
+def aside_to_parquet(truth: Truth, unknown: pl.DataFrame) -> bytes:
+    """``labels_aside.parquet``: every statement that does not count, with the reason."""
+    kinds = {"inference_id": pa.string(), "label": pa.int8(), "label_time": pa.float64(), "source_key": pa.string()}
+    table = pl.concat([truth.aside, unknown]).rename({"__id": "inference_id"}).to_arrow()
+    return to_parquet(table.cast(pa.schema([*kinds.items(), ("why", pa.string())])))

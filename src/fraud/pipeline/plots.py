@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 TRAINED, LIVE, OVER, CHAMPION = "#8a94a0", "#2f6fb5", "#c0392b", "#b7bec6"
 
 
-def _axes(ax: Axes | None, width: float = 7.2, height: float = 3.0) -> Axes:
+def prepared(ax: Axes | None, width: float = 7.2, height: float = 3.0) -> Axes:
     """Use the given Axes or make one in this product's proportions."""
     if ax is None:
         ax = plt.subplots(figsize=(width, height), layout="constrained")[1]
@@ -30,30 +30,6 @@ def plain(text: object, width: int = 28) -> str:
     shown = str(text)
     shown = shown if len(shown) <= width else shown[: width - 1] + "…"
     return shown.replace("$", r"\$")
-
-
-def plot_label_sources(counts: Mapping[str, int], ax: Axes | None = None) -> Axes:
-    """Rows by where their label comes from.
-
-    Parameters
-    ----------
-    counts : mapping of str to int
-        Rows per source; ``history`` is drawn as trained on, the rest as live.
-    ax : Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    Axes
-    """
-    ax = _axes(ax, height=0.6 + 0.42 * max(len(counts), 1))
-    names = list(counts)[::-1]
-    values = [counts[name] for name in names]
-    bars = ax.barh(names, values, color=[TRAINED if name == "history" else LIVE for name in names])
-    ax.bar_label(bars, labels=[f"{value:,}" for value in values], padding=4)
-    ax.set_xlabel("rows")
-    ax.margins(x=0.15)
-    return ax
 
 
 def plot_captured(hours: Sequence[Any], counts: Sequence[int], ax: Axes | None = None) -> Axes:
@@ -72,13 +48,13 @@ def plot_captured(hours: Sequence[Any], counts: Sequence[int], ax: Axes | None =
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = prepared(ax)
     if len(hours) == 0:
         ax.text(0.5, 0.5, "no captured traffic yet", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
         ax.set_xticks([])
     else:
         ax.bar(np.arange(len(hours)), counts, color=LIVE, width=0.9)
-        step = max(1, len(hours) // 8)
+        step = max(1, -(-len(hours) // 6))
         ax.set_xticks(np.arange(0, len(hours), step), [f"{hour:%d %b %H}h" for hour in hours[::step]])
     ax.set_ylabel("transactions per hour")
     ax.set_xlabel("hour (UTC)")
@@ -101,7 +77,7 @@ def plot_learning_curve(curve: Mapping[str, Sequence[float]], best: int, ax: Axe
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = prepared(ax)
     ax.plot(curve["iteration"], curve["train_auc"], color=TRAINED, label="training rows")
     ax.plot(curve["iteration"], curve["valid_auc"], color=LIVE, label="validation rows (later)")
     ax.axvline(best, color="black", lw=0.8, ls=":", label=f"kept: round {best}")
@@ -144,7 +120,7 @@ def plot_roc_and_pr(metrics: Mapping[str, Any]) -> Figure:
     right.set_ylabel("precision (alerts that are fraud)")
     right.set_title("Precision–recall (average precision)", fontsize=10)
     for ax in (left, right):
-        _axes(ax)
+        prepared(ax)
         ax.legend(frameon=False)
         ax.set_ylim(0, 1.02)
     return figure
@@ -167,7 +143,7 @@ def plot_importance(importance: Sequence[Mapping[str, Any]], top: int = 20, ax: 
     Axes
     """
     shown = list(importance[:top])[::-1]
-    ax = _axes(ax, height=0.7 + 0.22 * max(len(shown), 1))
+    ax = prepared(ax, height=0.7 + 0.22 * max(len(shown), 1))
     total = sum(item["gain"] for item in importance) or 1.0
     ax.barh([plain(item["feature"]) for item in shown], [100 * item["gain"] / total for item in shown], color=TRAINED)
     ax.set_xlabel("share of total gain (%)")
@@ -190,7 +166,7 @@ def plot_class_scores(scores: Mapping[str, Sequence[float]], threshold: float, a
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = prepared(ax)
     edges = np.asarray(scores["edges"], dtype=float)
     ax.stairs(scores["legit"], edges, fill=True, color=TRAINED, alpha=0.6, label="legitimate")
     ax.stairs(scores["fraud"], edges, color=OVER, lw=1.6, label="fraud")
@@ -216,7 +192,7 @@ def plot_availability(probes: Sequence[Mapping[str, Any]], ax: Axes | None = Non
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = prepared(ax)
     versions = list(dict.fromkeys(probe["model_version"] for probe in probes if probe["ok"]))
     for version in versions:
         mine = [probe for probe in probes if probe["ok"] and probe["model_version"] == version]
@@ -246,7 +222,7 @@ def plot_served_against_offline(offline: Sequence[float], served: Sequence[float
     -------
     Axes
     """
-    ax = _axes(ax, width=3.6, height=3.2)
+    ax = prepared(ax, width=3.6, height=3.2)
     ax.plot([0, 1], [0, 1], color=TRAINED, lw=0.8)
     ax.plot(offline, served, "o", ms=4, color=LIVE)
     ax.set_xlabel("score at training")
@@ -272,7 +248,7 @@ def plot_rules(rules: Sequence[Mapping[str, Any]], top: int = 15, ax: Axes | Non
     """
     share = [(abs(rule["score"]) / rule["threshold"], rule) for rule in rules if rule["score"] is not None]
     shown = sorted(share, key=lambda item: (item[0], item[1]["feature"]), reverse=True)[:top][::-1]
-    ax = _axes(ax, height=0.9 + 0.24 * max(len(shown), 1))
+    ax = prepared(ax, height=0.9 + 0.24 * max(len(shown), 1))
     if not shown:
         ax.text(0.5, 0.5, "nothing to compare yet", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
         ax.set_yticks([])
@@ -302,7 +278,7 @@ def plot_distributions(panels: Sequence[Mapping[str, Any]]) -> Figure:
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     for ax, panel in zip(axes.flat, panels, strict=False):
-        _axes(ax)
+        prepared(ax)
         place = np.arange(len(panel["labels"]))
         ax.bar(
             place,
@@ -342,43 +318,14 @@ def plot_alert_rate(
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = prepared(ax)
     ax.plot(np.arange(len(hours)), [100 * rate for rate in rates], "o-", ms=4, color=LIVE, label="live")
     if reference is not None:
         ax.axhline(100 * reference, color=TRAINED, lw=1, label="on training rows")
-    step = max(1, len(hours) // 8)
+    step = max(1, -(-len(hours) // 6))
     ax.set_xticks(np.arange(0, len(hours), step), [f"{hour:%d %b %H}h" for hour in hours[::step]])
     ax.set_ylim(bottom=0)
     ax.set_xlabel("hour (UTC)")
     ax.set_ylabel("sent to review (%)")
-    ax.legend(frameon=False)
-    return ax
-
-
-def plot_live_scores(low: Sequence[float], rows: Sequence[int], threshold: float, ax: Axes | None = None) -> Axes:
-    """Scores that callers got, on a logarithmic count, with the threshold of pseudo-labels.
-
-    Parameters
-    ----------
-    low : sequence of float
-        Lower end of each bin; the bins have one width.
-    rows : sequence of int
-        Live rows in it.
-    threshold : float
-        Drawn dotted.
-    ax : Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    Axes
-    """
-    ax = _axes(ax)
-    ax.stairs(rows, [*low, 1.0], fill=True, color=LIVE)
-    ax.axvline(threshold, color="black", lw=0.8, ls=":", label=f"pseudo-label from {threshold:g}")
-    ax.set_yscale("symlog", linthresh=1)
-    ax.set_xlim(0, 1)
-    ax.set_xlabel("fraud probability served")
-    ax.set_ylabel("live rows")
     ax.legend(frameon=False)
     return ax

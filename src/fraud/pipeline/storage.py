@@ -137,7 +137,7 @@ class Storage:
     def _call(
         self,
         operation: str,
-        key: str,
+        key: str | Item,
         then: Callable[[Any], Any] = lambda answer: answer,
         source: Path | None = None,
         **given: Any,
@@ -146,7 +146,9 @@ class Storage:
 
         ``then`` reads the answer and ``source`` is opened inside the attempt, so that each attempt is whole.
         """
-        given |= {"Bucket": self.bucket} | ({"Key": join(key)} if key else {})
+        # A listed object is asked for under the very key that was listed, even when that has a double slash.
+        key = key.key if isinstance(key, Item) else join(key)
+        given |= {"Bucket": self.bucket} | ({"Key": key} if key else {})
         given |= {"ExpectedBucketOwner": self.owner} if self.owner else {}
         tries = Retrying(
             retry=retry_if_exception(_passing),
@@ -182,8 +184,8 @@ class Storage:
 
     # reading
 
-    def get(self, key: str, default: Any = _RAISE) -> Any:
-        """Read a whole object as bytes.
+    def get(self, key: str | Item, default: Any = _RAISE) -> Any:
+        """Read a whole object, named by its key or as it was listed, as bytes.
 
         Raises
         ------
@@ -194,10 +196,10 @@ class Storage:
         if found is not None:
             return found[0]
         if default is _RAISE:
-            raise DataError(f"{self.uri(key)} does not exist.")
+            raise DataError(f"{self.uri(key.key if isinstance(key, Item) else key)} does not exist.")
         return default
 
-    def get_tagged(self, key: str) -> tuple[bytes, str] | None:
+    def get_tagged(self, key: str | Item) -> tuple[bytes, str] | None:
         """Read a whole object and its entity tag; None when there is none."""
         try:
             return self._call("get_object", key, then=lambda answer: (answer["Body"].read(), _tag(answer)))
@@ -218,11 +220,15 @@ class Storage:
         """Whether there is such an object."""
         return self.head(key) is not None
 
-    def list(self, prefix: str, after: str = "") -> Iterator[Item]:
-        """List objects under a prefix in the order of their keys, those after ``after`` only."""
+    def list(self, prefix: str, after: str = "", exact: bool = False) -> Iterator[Item]:
+        """List objects under a prefix in the order of their keys, those after ``after`` only.
+
+        With ``exact`` a double slash in the prefix is one: SageMaker captures under ``data-capture//…`` when the
+        configured address ends with a slash.
+        """
         token: dict[str, str] = {"StartAfter": after} if after else {}
         while True:
-            page = self._call("list_objects_v2", "", Prefix=join(prefix), **token)
+            page = self._call("list_objects_v2", "", Prefix=prefix if exact else join(prefix), **token)
             for found in page.get("Contents", []):
                 yield Item(found["Key"], found["Size"], found["ETag"].strip('"'), found["LastModified"])
             if not page.get("IsTruncated"):
@@ -233,9 +239,9 @@ class Storage:
         """List keys under a prefix in order, those after ``after`` only."""
         return (item.key for item in self.list(prefix, after))
 
-    def folders(self, prefix: str) -> list[str]:
-        """Names one level below a prefix, without slashes."""
-        found, token, prefix = [], {}, join(prefix, "/")
+    def folders(self, prefix: str, exact: bool = False) -> list[str]:
+        """Names one level below a prefix, without slashes; ``exact`` as for `list`."""
+        found, token, prefix = [], {}, prefix if exact else join(prefix, "/")
         while True:
             page = self._call("list_objects_v2", "", Prefix=prefix, Delimiter="/", **token)
             found += [entry["Prefix"][len(prefix) :].strip("/") for entry in page.get("CommonPrefixes", [])]
@@ -260,7 +266,7 @@ class Storage:
                     raise IncompleteReadError(actual_bytes=file.tell(), expected_bytes=item.size)
 
         try:
-            self._call("get_object", item.key, then=write, IfMatch=item.etag)
+            self._call("get_object", item, then=write, IfMatch=item.etag)
         except ClientError as error:
             raise DataError(f"{self.uri(item.key)} was replaced while it was read; run again.") from error
 

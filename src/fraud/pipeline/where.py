@@ -33,8 +33,8 @@ class Where:
         The one bucket.
     region : str
         AWS region.
-    train_role_arn, serve_role_arn : str
-        Roles that SageMaker assumes for training jobs and for the endpoint.
+    train_role_arn, processing_role_arn, serve_role_arn : str
+        Roles that SageMaker assumes for training jobs, for processing jobs and for the endpoint.
     image_uri : str
         SKLearn container image.
     kms_key_arn : str
@@ -50,6 +50,7 @@ class Where:
     bucket: str
     region: str
     train_role_arn: str = ""
+    processing_role_arn: str = ""
     serve_role_arn: str = ""
     image_uri: str = ""
     kms_key_arn: str = ""
@@ -142,6 +143,6 @@ def where() -> Where:
     role = str(_studio().get("ExecutionRoleArn", ""))
     known = {item.name for item in fields(Where)}
     return Where(
-        **{"region": here, "train_role_arn": role, "serve_role_arn": role}
+        **{"region": here, "train_role_arn": role, "processing_role_arn": role, "serve_role_arn": role}
         | {name: value for name, value in found.items() if name in known and value not in ("", None)}
     )

@@ -144,7 +144,7 @@ def open_ledger(channel: Path) -> Ledger:
 
 
 def read_rows(ledger: Ledger) -> Rows:
-    """Read time and label of every row; a row without a label of its own gets it by its id.
+    """Read time and label of every row; ``labels.parquet`` gives labels by id, also instead of a row's own.
 
     Parameters
     ----------
@@ -175,8 +175,8 @@ def read_rows(ledger: Ledger) -> Rows:
         rows.time[span] = time
         rows.label[span] = np.where(np.isnan(own), UNLABELLED, own)
         rows.source[span] = np.where(np.isnan(own), UNLABELLED, SOURCES.index("history"))
-        if np.isnan(own).any() and len(seen):
-            _join(rows, part.start, np.flatnonzero(np.isnan(own)), table["__id"], labels, seen)
+        if len(seen):  # truth may also correct what the history says
+            _join(rows, part.start, np.arange(part.n_rows), table["__id"], labels, seen)
     return rows
 
 
