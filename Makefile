@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test prove-loop lint format lock sample local clean
+.PHONY: help install run test prove-loop bench lint format lock sample local clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test: install  ## every test that is not a long proof
 
 prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the real data sets
 	@$(PYTEST) -m slow
+
+bench: install  ## the benchmarks, about half an hour; benchmarks/README.md says what each measures
+	@$(BIN)/python benchmarks/parse_capture.py
+	@$(BIN)/python benchmarks/merge.py --double
+	@$(BIN)/python benchmarks/pseudo_labels.py
 
 lint: install  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src/fraud/*.py lambdas/*/app.py

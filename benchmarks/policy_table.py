@@ -16,8 +16,7 @@ TRUTHS = {
     "none": "none ever",
 }
 WAYS = {
-    "product": "The product's split: rows as young as the validation rows teach nothing",
-    "young": "Pseudo-labelled rows teach whatever their age; the newest true fifth only says when to stop",
+    "product": "The product's split: the newest true fifth only says when to stop, opinions teach whatever their age",
     "all": "All labelled rows teach, as many trees as the history needed",
 }
 Key = tuple[str, str, str, str]  # training, dataset, regime, policy
@@ -100,10 +99,6 @@ def verdict(groups: dict[Key, list[dict[str, Any]]]) -> str:
         f"\nNever worse than `off` throughout: {names}; the default may be `off` or that."
         if names
         else "\nNo policy is never worse than `off`: the default is `off`."
-    )
-    said, taught = (sum(one[name] for seeds in groups.values() for one in seeds) for name in ("pseudo", "own"))
-    lines.append(
-        f"\nBy the product's own split, {taught / said:.1%} of the pseudo-labelled rows would teach." if said else ""
     )
     return "\n".join(lines)
 

@@ -51,7 +51,7 @@ POLICIES: dict[str, Policy] = {  # the product's defaults; `bare` is what one ge
     CONFIDENT: Policy(pseudo_labels=CONFIDENT),
 }
 REGIMES = ("both", "reports", "none")
-TRAININGS = ("product", "young", "all")
+TRAININGS = ("product", "all")
 
 
 def statements(data: Data, regime: str, seed: int) -> pl.DataFrame:
@@ -84,13 +84,11 @@ def names(places: np.ndarray) -> list[str]:
 def masks(rows: Rows, training: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows that teach, and rows that tell when to stop.
 
-    ``product`` is the product's own split: what is as young as the validation rows teaches nothing, pseudo-labelled or
-    not. ``young`` lets pseudo-labelled rows teach whatever their age. ``all`` lets every labelled row teach.
+    ``product`` is the product's own split: the newest true fifth only says when to stop, and pseudo-labelled rows teach
+    whatever their age. ``all`` lets every labelled row teach.
     """
     teach, validate = split_in_time(rows, train.parse([]).validation_fraction)
-    if training == "young":
-        teach = teach | (rows.source == SOURCES.index("pseudo"))
-    elif training == "all":
+    if training == "all":
         teach = rows.source >= 0
     return teach, validate
 
@@ -106,14 +104,12 @@ class Trainer:
     rounds: int = 0
     kept: dict[bytes, Any] = field(default_factory=dict)
     taught: int = 0  # pseudo-labelled rows that the last training learnt from
-    own: int = 0  # and that the product's own split would have let teach
 
     def fit(self, label: np.ndarray, source: np.ndarray, weight: np.ndarray) -> Any:
         """Train on the first rows of the set; DataError when the product would refuse."""
         n, p = len(label), train.parse([])
         rows = Rows(self.data.time[:n], label, source, weight)
         pseudo = source == SOURCES.index("pseudo")
-        self.own = int((masks(rows, "product")[0] & pseudo).sum())
         if self.training == "all" and not self.rounds:
             # With no rows left to stop by, it grows as many trees as the history needed, every time.
             teach, validate = masks(rows, "product")
@@ -165,7 +161,7 @@ def loop(data: Data, truth: pl.DataFrame, policy: Policy | None, trainer: Traine
     -------
     dict
         Means over the rounds after the first retraining: ``auc``, ``ap``; ``pseudo`` and ``wrong`` pseudo-labels in
-        ``labels.parquet``; ``taught`` and ``own``: as in `Trainer`; ``refused`` trainings.
+        ``labels.parquet``; ``taught``: as in `Trainer`; ``refused`` trainings.
     """
     n, h = len(data.time), data.n_history
     score, label = np.full(n, np.nan), data.label.copy()
@@ -188,11 +184,11 @@ def loop(data: Data, truth: pl.DataFrame, policy: Policy | None, trainer: Traine
             source[h:seen] = rows["label_source"].replace_strict(code, return_dtype=pl.Int8).to_numpy()
             weight[h:seen] = rows["weight"].to_numpy()
             pseudo = source[h:seen] == SOURCES.index("pseudo")
-            entry = {"pseudo": int(pseudo.sum()), "taught": 0, "own": 0, "refused": 0}
+            entry = {"pseudo": int(pseudo.sum()), "taught": 0, "refused": 0}
             entry["wrong"] = int((label[h:seen] != data.label[h:seen])[pseudo].sum())
             try:
                 model = trainer.fit(label[:seen], source[:seen], weight[:seen])
-                entry |= {"taught": trainer.taught, "own": trainer.own}
+                entry["taught"] = trainer.taught
             except DataError:
                 entry["refused"] = 1  # the model in service stays
             about.append(entry)
@@ -202,9 +198,7 @@ def loop(data: Data, truth: pl.DataFrame, policy: Policy | None, trainer: Traine
             mine = score[seen:until]
             found.append({"auc": roc_auc_score(later, mine), "ap": average_precision_score(later, mine)})
     means = {name: float(np.mean([one[name] for one in found])) for name in ("auc", "ap")}
-    counts = {
-        k: float(np.mean([one[k] for one in about])) if about else 0.0 for k in ("pseudo", "wrong", "taught", "own")
-    }
+    counts = {k: float(np.mean([one[k] for one in about])) if about else 0.0 for k in ("pseudo", "wrong", "taught")}
     return means | counts | {"rounds": len(found), "refused": sum(one["refused"] for one in about)}
 
 
@@ -259,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--datasets", nargs="+", choices=tuple(policy_data.MAKERS), default=list(DATASETS))
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--trainings", nargs="+", choices=TRAININGS, default=["young", "all"], help="see masks()")
+    options.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS), help="see masks()")
     options.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes of one thread")
     options.add_argument("--quick", action="store_true", help="one seed of a tiny made-up set")
     options.add_argument("--folder", type=Path, help="keeps features for the next time")

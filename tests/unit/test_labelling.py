@@ -90,15 +90,30 @@ def test_few_rows_prove_nothing():
     assert labelling.calibrate(np.full(1000, 0.5), np.array([0, 1] * 500), 0.9) == Ends(None, None, 1000)
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0]), st.integers(0, 1)), max_size=60))
-@settings(deadline=None)
-def test_equal_scores_are_never_split(rows):
-    score, fraud = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows], int)
+GROUPS = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0]), st.integers(0, 300), st.integers(0, 300)), max_size=6
+)
+
+
+@given(GROUPS)
+@settings(deadline=None, max_examples=300)
+def test_equal_scores_are_never_split(groups):
+    score = np.repeat([g[0] for g in groups for _ in (0, 1)], [n for g in groups for n in g[1:]]).astype(float)
+    fraud = np.repeat([k for _ in groups for k in (0, 1)], [n for g in groups for n in g[1:]]).astype(int)
     ends = labelling.calibrate(score, fraud, 0.6)
     if ends.high is not None:
         assert fraud[score >= ends.high].mean() >= 0.6
     if ends.low is not None:
         assert fraud[score <= ends.low].mean() <= 0.4 * fraud.mean()
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (5, 10), (50, 50), (3, 1_000), (999, 1_000)])
+def test_the_bound_is_wilsons(hits, n):
+    from scipy.stats import binomtest
+
+    wanted = binomtest(hits, n).proportion_ci(0.9, "wilson")
+    found = [float(labelling._wilson(np.array([hits]), np.array([n]), side)[0]) for side in (-1, 1)]
+    assert found == pytest.approx([wanted.low, wanted.high], abs=2e-4)
 
 
 def test_confident_labels_only_beyond_its_ends():
@@ -110,11 +125,24 @@ def test_confident_labels_only_beyond_its_ends():
     assert said["doubt"] == (None, "unknown", 0.0)
 
 
-def test_young_days_of_which_only_the_frauds_are_known_prove_nothing():
-    rows = frame(*((f"y{i}", 3.1 + i / 4_000, 0.1 + 0.8 * (i % 2)) for i in range(2_000)))
+def test_days_of_which_only_the_frauds_are_known_prove_nothing():
+    rows = frame(*((f"y{i}", 25.1 + i / 4_000, 0.1 + 0.8 * (i % 2)) for i in range(2_000)))
+    young = frame(*((f"z{i}", 5, 0.9) for i in range(3_000)))
     known = told(*((f"y{i}", 1, 1) for i in range(0, 2_000, 7)))
-    found = label(rows, known, pseudo_labels="confident")
+    found = label(pl.concat([rows, young]), known, pseudo_labels="confident")
     assert found.ends == Ends() and "pseudo" not in found.rows["label_source"]
+
+
+def test_frauds_that_were_reported_at_once_prove_nothing_about_payments_that_are_still_silent():
+    # Of the payments scored 0.9 half were fraud and reported within a day; the rest stayed silent and were legitimate.
+    rows = frame(*((f"m{i}", 40.1 + i / 5_000, 0.9 if i < 2_000 else 0.1) for i in range(4_000)))
+    soon = told(*((f"m{i}", 1, 39.5) for i in range(1_999)))
+    late = told(*((f"m{i}", 1, 12) for i in range(1_999)))
+    young = frame(*((f"y{i}", 10 + i / 100, 0.9) for i in range(100)))
+    assert label(pl.concat([rows, young]), late).ends.high == 0.9
+    found = label(pl.concat([rows, young]), soon)
+    assert found.ends.high is None and found.ends.rows == 4_000 - 1_999
+    assert label(rows, soon).ends.high == 0.9  # nothing is silent, so nothing is left out
 
 
 def test_the_cap_holds_and_draws_the_same_rows_in_any_order():

@@ -105,6 +105,13 @@ def test_of_two_captures_of_one_id_the_first_counts(storage):
     assert found.rows["part"][0] == found.parts[0]["key"] and len(found.parts) == 1
 
 
+def test_the_earliest_counts_across_parts_too(storage):
+    storage.put(key(hour=3), line(1, at=7_000))
+    storage.put(key(hour=4), line(1, at=3_700))
+    found = compact(storage)
+    assert found.rows["__time"].to_list() == [START.timestamp() + 3_700] and found.counts["duplicates"] == 1
+
+
 def test_the_window_is_half_open_and_late_files_are_seen(storage):
     storage.put(key(hour=2, minute=59), line(1, at=-1) + line(1, at=0, first=1))  # opened in the hour before
     storage.put(key(hour=4, minute=59), line(1, at=7_199, first=2) + line(1, at=7_200, first=3))
@@ -182,7 +189,8 @@ def test_rows_of_captured_files_that_expired_stay_in_the_ledger(storage):
 
 def test_rows_scored_at_another_hour_than_their_file_says_are_counted(storage):
     storage.put(key(hour=4), line(1, at=60) + line(1, at=3_700, first=1))
-    assert compact(storage).counts["impossible_times"] == 1
+    storage.put(key(hour=2), line(1, at=7_100, first=2) + line(1, at=10, first=3))
+    assert compact(storage).counts["impossible_times"] == 2
 
 
 def test_a_second_run_reads_indexes_only_and_finds_the_same(storage):

@@ -41,6 +41,7 @@ def test_a_lost_column_beside_a_new_one_of_like_name_was_renamed():
     assert set(found(live)) == {("amount", "renamed"), ("Amount_", "new"), ("zebra", "new")}
     assert '"Amount_"' in found(live)["amount", "renamed"]["detail"]
     assert ("amount", "empty") in found(profile(["zebra"], amount=None, zebra={}))
+    assert found(profile(amount=None), exclude=["amount"]) == {}
 
 
 def test_a_column_that_only_counts_the_days_is_found_unless_excluded():

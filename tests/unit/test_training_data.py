@@ -132,7 +132,8 @@ def test_all_training_rows_are_earlier_than_all_validation_rows(seed):
     rows, fraction = random_rows(rng), float(rng.uniform(0.05, 0.6))
     train_mask, validation = training_data.split_in_time(rows, fraction)
     true = (rows.source >= 0) & (rows.source != training_data.SOURCES.index("pseudo"))
-    assert rows.time[train_mask].max() < rows.time[validation].min()
+    assert rows.time[train_mask & true].max() < rows.time[validation].min()
+    assert (train_mask | true)[rows.source == training_data.SOURCES.index("pseudo")].all()
     assert not (validation & ~true).any()
     assert not (train_mask & (rows.source < 0)).any()
     assert validation.sum() >= round(true.sum() * fraction)
@@ -168,11 +169,11 @@ def test_truth_corrects_what_the_history_says(tmp_path):
 
 
 def test_pseudo_labels_teach_but_never_grade(tmp_path, monkeypatch):
-    live = kit.table(400, 1, 1.7e9 + 300, "live", labelled=False)
+    live = kit.table(400, 1, 1.7e9 + 50_000, "live", labelled=False)
     labels = [(f"live{k}", k % 2, "pseudo", 0.1) for k in range(400)]
     channel = kit.put(tmp_path / "in", {**kit.history(kit.table(1000)), kit.LIVE: live}, labels)
     job = kit.run(monkeypatch, tmp_path, channel, "--validation_fraction", "0.3")
     metrics = job.read("metrics.json")
     assert metrics["n_validation"] == 300  # of the history alone
-    assert metrics["n_train"] == 1100
+    assert metrics["n_train"] == 1100  # the youngest opinions too
     assert metrics["label_sources"] == {"history": 1000, "truth": 0, "mature": 0, "pseudo": 400, "unlabelled": 0}

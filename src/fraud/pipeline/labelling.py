@@ -138,7 +138,7 @@ def label(rows: pl.DataFrame, truth: pl.DataFrame, moment: dt.datetime, policy: 
         .then(pl.lit(TRUTH))
         .otherwise(pl.lit(UNKNOWN)),
     )
-    ends = calibrate(*_scored(complete_days(known)), policy.purity)
+    ends = calibrate(*_scored(still_silent(known, now)), policy.purity)
     opinion = _opinion(policy.pseudo_labels, policy, ends)
     said = known.with_columns(opinion=pl.when(pl.col("label").is_null()).then(opinion))
     wanted = said.filter(pl.col("opinion").is_not_null())["__id"]
@@ -153,19 +153,30 @@ def label(rows: pl.DataFrame, truth: pl.DataFrame, moment: dt.datetime, policy: 
     weight = {TRUTH: 1.0, MATURE: 1.0, PSEUDO: policy.weight, UNKNOWN: 0.0}
     labelled = labelled.with_columns(weight=pl.col("label_source").replace_strict(weight, return_dtype=pl.Float32))
     return Labelled(
-        labelled, truth.clear().drop("source_key"), counterfactual(known, policy), ends, len(wanted) - len(kept)
+        labelled, truth.clear().drop("source_key"), counterfactual(known, policy, now), ends, len(wanted) - len(kept)
     )
 
 
-def complete_days(known: pl.DataFrame) -> pl.DataFrame:
-    """Rows with a known label, of days on which nearly every row has one.
+def still_silent(known: pl.DataFrame, now: float) -> pl.DataFrame:
+    """Rows that show what a score is worth when nothing has been said of a payment yet.
 
-    A fraud is reported sooner than silence turns into a label: of a young day only the frauds are known, and scores
-    would look better than they are.
+    They come from days on which nearly every row has a label: of a young day only the frauds are known. And frauds that
+    were reported sooner than the unknown rows have now been silent for are left out: such rows are not among those that
+    an opinion would label, and what is left with a high score is less often fraud.
+
+    Parameters
+    ----------
+    known : DataFrame
+        Live rows with ``__time``, ``__score``, ``label``, ``label_source`` and ``label_time``.
+    now : float
+        Seconds since 1970.
     """
     day = (pl.col("__time") // DAY).alias("day")
     share = pl.col("label").is_not_null().mean().over(day)
-    return known.filter((share >= COMPLETE) & pl.col("label").is_not_null() & pl.col("__score").is_not_null())
+    complete = known.filter((share >= COMPLETE) & pl.col("label").is_not_null() & pl.col("__score").is_not_null())
+    silence = known.filter(pl.col("label").is_null()).select((now - pl.col("__time")).median()).item()
+    told_early = (pl.col("label_source") == TRUTH) & (pl.col("label_time") - pl.col("__time") < (silence or 0.0))
+    return complete.filter(~told_early)
 
 
 def _scored(known: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -240,11 +251,11 @@ def draw(ids: pl.Series, n: int, salt: str) -> pl.Series:
     return pl.Series(ids.name, sorted(ranked[:n]), pl.String)
 
 
-def counterfactual(known: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+def counterfactual(known: pl.DataFrame, policy: Policy, now: float) -> pl.DataFrame:
     """Tell what each policy would make of the rows, and how wrong it would have been.
 
-    Policies are judged on the later half of the rows of complete days; the ends of ``confident`` are those that the
-    earlier half proves, as it would have known them then.
+    Policies are judged on the later half of the rows that `still_silent` gives; the ends of ``confident`` are those that
+    the earlier half proves, as it would have known them then.
 
     Parameters
     ----------
@@ -252,13 +263,15 @@ def counterfactual(known: pl.DataFrame, policy: Policy) -> pl.DataFrame:
         Live rows, before any pseudo-label.
     policy : Policy
         Threshold and purity.
+    now : float
+        Seconds since 1970.
 
     Returns
     -------
     DataFrame
         As `Labelled.counterfactual`.
     """
-    complete = complete_days(known).sort("__time", "__id")
+    complete = still_silent(known, now).sort("__time", "__id")
     earlier, judged = complete.head(complete.height // 2), complete.tail(complete.height - complete.height // 2)
     ends, then = calibrate(*_scored(complete), policy.purity), calibrate(*_scored(earlier), policy.purity)
     young = known.filter(pl.col("label").is_null())

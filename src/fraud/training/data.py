@@ -181,7 +181,7 @@ def read_rows(ledger: Ledger) -> Rows:
 
 
 def split_in_time(rows: Rows, validation_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the newest truly labelled rows for validation, and learn from strictly earlier ones.
+    """Keep the newest truly labelled rows for validation, and learn from strictly earlier ones and from opinions.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def split_in_time(rows: Rows, validation_fraction: float) -> tuple[np.ndarray, n
     Returns
     -------
     train, validation : ndarray of bool
-        Masks over all rows. Labelled rows that are neither (pseudo-labels later than the split) are in none.
+        Masks over all rows. Pseudo-labelled rows teach whatever their age: nearly all are younger than any true label.
 
     Raises
     ------
@@ -206,8 +206,9 @@ def split_in_time(rows: Rows, validation_fraction: float) -> tuple[np.ndarray, n
     times = np.sort(rows.time[grading])
     start = times[n_grading - max(1, round(n_grading * validation_fraction))]
     validation = grading & (rows.time >= start)
-    train = (rows.source != UNLABELLED) & (rows.time < start)
-    if not train.any():
+    earlier = grading & (rows.time < start)
+    train = earlier | (rows.source == SOURCES.index("pseudo"))
+    if not earlier.any():
         raise DataError("No labelled row is earlier than the validation rows: do all rows have the same time?")
     return train, validation
 
