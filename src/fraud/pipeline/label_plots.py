@@ -84,6 +84,7 @@ def plot_label_coverage(coverage: Sequence[Mapping[str, Any]], maturity_days: fl
     right.set_ylim(bottom=0)
     for ax in (left, right):
         ax.set_xlim(-0.5, days[-1] + 0.5)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
@@ -115,9 +116,7 @@ def plot_counterfactual(policies: Sequence[Mapping[str, Any]]) -> Figure:
     left.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.28))
     judged = [row["frauds_missed"] / row["frauds"] if row["frauds"] else 0.0 for row in policies][::-1]
     bars = right.barh(names, judged, color=[OVER if share else TRAINED for share in judged])
-    texts = [f"{row['frauds_missed']} of {row['frauds']}" if row["judged"] else "labels nothing" for row in policies][
-        ::-1
-    ]
+    texts = [_missed(row) for row in policies][::-1]
     right.bar_label(bars, labels=texts, padding=4, fontsize=8)
     right.set_xlim(0, 1.35)
     right.set_xticks([0, 0.5, 1])
@@ -126,6 +125,12 @@ def plot_counterfactual(policies: Sequence[Mapping[str, Any]]) -> Figure:
     right.set_xlabel("of the frauds it labels")
     right.set_title("frauds called legitimate, truth since known", fontsize=10)
     return figure
+
+
+def _missed(row: Mapping[str, Any]) -> str:
+    if row["judged"]:
+        return f"{row['frauds_missed']} of {row['frauds']}"
+    return "no truth yet" if row["fraud"] + row["legitimate"] else "labels nothing"
 
 
 def plot_live_scores(low: Sequence[float], rows: Sequence[int], threshold: float, ax: Axes | None = None) -> Axes:
