@@ -3,6 +3,9 @@
 The files are made here from a seed and lie on this disk. Each measurement is a child process of its own, so that peaks
 of memory are comparable, and the ways take turns in each round, so that a busy machine is unfair to none of them.
 
+A record is one transaction that was scored. By default each has a captured line of its own, which is what an endpoint
+writes that is asked about one payment at a time; with `--batch 100` a hundred share one line.
+
     python benchmarks/parse_capture.py                       1,000 files × 500 records, 20 columns, JSON
     python benchmarks/parse_capture.py --format csv
     python benchmarks/parse_capture.py --files 20            a quick look
@@ -168,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1_000)
     parser.add_argument("--records", type=int, default=500, help="in each file")
-    parser.add_argument("--batch", type=int, default=100, help="transactions of one request")
+    parser.add_argument("--batch", type=int, default=1, help="transactions of one request")
     parser.add_argument("--format", choices=("json", "csv"), default="json")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

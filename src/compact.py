@@ -45,4 +45,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The parts are in the bucket. A short job may end while threads of Arrow still start, and then the C++ library aborts
+    # the process on its way out; so that way is not taken.
+    os._exit(code)

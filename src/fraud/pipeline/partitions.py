@@ -117,7 +117,9 @@ def read_indexes(storage: Storage, folder: str, mark: str, first: str = "", last
 
 def parse_index(key: str, body: bytes) -> Index:
     """Read the bytes of an index."""
-    table = pq.ParquetFile(io.BytesIO(body)).read()  # read_table would import pandas, a fifth of a second
+    # read_table would import pandas, a fifth of a second. One thread is enough for an index, and Arrow's pool aborts a
+    # process that ends while it is still starting.
+    table = pq.ParquetFile(io.BytesIO(body)).read(use_threads=False)
     return Index(key, json.loads(table.schema.metadata[ABOUT]), table.replace_schema_metadata(None))
 
 
