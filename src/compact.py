@@ -48,6 +48,6 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # The parts are in the bucket. A short job may end while threads of Arrow still start, and then the C++ library aborts
-    # the process on its way out; so that way is not taken.
+    # The parts are in the bucket. A short job may end while threads of Arrow still start; the C++ library then aborts
+    # the process on its way out, so that way is not taken.
     os._exit(code)

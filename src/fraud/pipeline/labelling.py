@@ -254,8 +254,8 @@ def draw(ids: pl.Series, n: int, salt: str) -> pl.Series:
 def counterfactual(known: pl.DataFrame, policy: Policy, now: float) -> pl.DataFrame:
     """Tell what each policy would make of the rows, and how wrong it would have been.
 
-    Policies are judged on the later half of the rows that `still_silent` gives; the ends of ``confident`` are those that
-    the earlier half proves, as it would have known them then.
+    Policies are judged on the later half of the rows that `still_silent` gives; the ends of ``confident`` are those
+    that the earlier half proves, as it would have known them then.
 
     Parameters
     ----------
