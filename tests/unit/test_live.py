@@ -16,6 +16,7 @@ from fraud.errors import DataError
 from fraud.pipeline import live, partitions
 from fraud.pipeline.roles import Roles
 from fraud.pipeline.storage import Storage
+from fraud.schema import CATEGORY, NUMBER, Feature, Schema
 
 ROLES = Roles("isFraud", "TransactionID", "TransactionDT", "TransactionAmt")
 TYPES = {"TransactionAmt": "float", "card4": "text", "C1": "int", "flag": "bool", "when": "time"}
@@ -271,6 +272,18 @@ def test_any_number_of_shards_gives_the_same_ledger(storage, shards):
 
     compact(storage, elsewhere=elsewhere)
     assert ledger(storage) == here and len(here) == 6
+
+
+def test_csv_that_came_before_there_was_a_schema_is_read_once_there_is_one(storage):
+    schema = Schema([Feature("TransactionAmt", NUMBER), Feature("card4", CATEGORY)])
+    sent = [{"TransactionAmt": 5.0, "card4": "visa"}]
+    body = capture.encode_line(
+        sent, [0.5], event_id="e", time=START.timestamp(), encodings=("CSV", "CSV"), schema=schema
+    )
+    storage.put(key(), body)
+    assert compact(storage, max_bad_share=1).counts["bad_lines"] == 1
+    found = compact(storage, schema=schema)
+    assert found.counts["bad_lines"] == 0 and found.rows.height == 1
 
 
 def test_work_that_was_not_done_elsewhere_is_not_passed_over(storage):

@@ -87,8 +87,8 @@ class Conversion:
 
     @property
     def mark(self) -> str:
-        """Names this way of converting."""
-        return partitions.mark_of(FORMAT, sorted(self.types.items()), self.roles.consumed)
+        """Names this way of converting; what could not be read for want of a schema is read once there is one."""
+        return partitions.mark_of(FORMAT, sorted(self.types.items()), self.roles.consumed, self.schema is not None)
 
     def compact(self, storage: Storage, chunk: Chunk) -> Index:
         """Convert the objects of one hour partition to one part of the ledger."""
