@@ -32,12 +32,14 @@ from policy_data import DAY, Absent, Data
 from policy_table import report
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-import train
 from fraud.errors import DataError
 from fraud.pipeline import labelling
 from fraud.pipeline.labelling import CONFIDENT, OFF, THRESHOLD, Policy
-from fraud.serving import libgomp
-from fraud.training.data import SOURCES, Rows, split_in_time
+from fraud.serving import model_file
+from fraud.training import boosting, splits
+from fraud.training.data import SOURCES, Rows
+from fraud.training.fitting import check_fold
+from fraud.training.hyperparameters import parse
 
 DATASETS = ("onset", "handbook", "ulb", "sample")
 ROUND, DELAY, REPORTED, MATURITY = 14.0, 7.0, 10.0, 30.0  # days; frauds of `reports` come after 10 on average
@@ -81,16 +83,17 @@ def names(places: np.ndarray) -> list[str]:
     return [f"{place:08d}" for place in places]
 
 
-def masks(rows: Rows, training: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that teach, and rows that tell when to stop.
+def masks(rows: Rows, training: str, p: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows that teach, the newest true ones among them that tell when to stop, and rows that would grade.
 
-    ``product`` is the product's own split: the newest true fifth only says when to stop, and pseudo-labelled rows teach
-    whatever their age. ``all`` lets every labelled row teach.
+    ``product`` is the product's own split: the newest true fifth and the week before it teach nothing, and
+    pseudo-labelled rows teach whatever their age. ``all`` lets every labelled row teach.
     """
-    teach, validate = split_in_time(rows, train.parse([]).validation_fraction)
-    if training == "all":
-        teach = rows.source >= 0
-    return teach, validate
+    fold = splits.prequential(rows, p)[-1]
+    if training == "product":
+        return fold.train, fold.stopping, fold.grading
+    true = (rows.source >= 0) & (rows.source != splits.PSEUDO)
+    return rows.source >= 0, splits.newest(rows.time, true, p.stopping_fraction), np.zeros(len(true), bool)
 
 
 @dataclass
@@ -101,57 +104,32 @@ class Trainer:
     seed: int
     training: str
     threads: int = 1
-    rounds: int = 0
     kept: dict[bytes, Any] = field(default_factory=dict)
     taught: int = 0  # pseudo-labelled rows that the last training learnt from
 
+    @property
+    def p(self) -> argparse.Namespace:
+        """The product's preset."""
+        return parse(["--seed", str(self.seed), "--num_threads", str(self.threads)])
+
     def fit(self, label: np.ndarray, source: np.ndarray, weight: np.ndarray) -> Any:
         """Train on the first rows of the set; DataError when the product would refuse."""
-        n, p = len(label), train.parse([])
-        rows = Rows(self.data.time[:n], label, source, weight)
-        pseudo = source == SOURCES.index("pseudo")
-        if self.training == "all" and not self.rounds:
-            # With no rows left to stop by, it grows as many trees as the history needed, every time.
-            teach, validate = masks(rows, "product")
-            self.rounds = boosted(self, rows, teach, validate, p.num_boost_round).num_trees()
-        teach, validate = masks(rows, self.training)
-        train.check_classes(label[teach], "training", p.min_positives)
-        train.check_classes(label[validate], "validation", p.min_positives)
-        self.taught = int((teach & pseudo).sum())
-        key = hashlib.sha256(b"|".join(a.tobytes() for a in (label, weight, teach, validate))).digest()
+        rows = Rows(self.data.time[: len(label)], label, source, weight)
+        teach, stop, grade = masks(rows, self.training, self.p)
+        check_fold(self.p, rows, splits.Fold(teach, stop, grade if grade.any() else stop))
+        self.taught = int((teach & (source == splits.PSEUDO)).sum())
+        key = hashlib.sha256(b"|".join(a.tobytes() for a in (label, weight, teach, stop))).digest()
         if key not in self.kept:
-            stop = None if self.training == "all" else validate
-            self.kept[key] = boosted(self, rows, teach, stop, self.rounds or p.num_boost_round)
+            self.kept[key] = boosted(self, rows, teach, stop)
         return self.kept[key]
 
 
-def boosted(trainer: Trainer, rows: Rows, teach: np.ndarray, stop: np.ndarray | None, rounds: int) -> Any:
-    """`fraud.training.boosting.boost` without its curves, which cost most of the time: the same trees."""
-    lightgbm = libgomp.lightgbm()
-    p = train.parse([])
-    settings = {
-        "objective": "binary", "metric": "binary_logloss", "learning_rate": p.learning_rate,
-        "num_leaves": p.num_leaves, "min_child_samples": p.min_child_samples, "min_child_weight": p.min_child_weight,
-        "reg_lambda": p.reg_lambda, "bagging_fraction": p.subsample, "bagging_freq": 1,
-        "feature_fraction": p.colsample, "max_bin": p.max_bin, "boost_from_average": p.boost_from_average,
-        "seed": trainer.seed, "deterministic": True, "force_row_wise": True, "num_threads": trainer.threads,
-        "verbosity": -1,
-    }  # fmt: skip
-    features = trainer.data.schema.features
-    matrix = trainer.data.matrix[: len(rows.label)]
-    data = lightgbm.Dataset(
-        matrix[teach],
-        rows.label[teach],
-        weight=rows.weight[teach] if (rows.weight[teach] != 1).any() else None,
-        categorical_feature=[j for j, feature in enumerate(features) if feature.type == "category"],
-        params=settings,
-    )
-    if stop is None:
-        return lightgbm.train(settings, data, rounds)
-    held_out = data.create_valid(matrix[stop], rows.label[stop])
-    halt = lightgbm.early_stopping(p.early_stopping_rounds, verbose=False)
-    booster = lightgbm.train(settings, data, rounds, [held_out], callbacks=[halt])
-    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+def boosted(trainer: Trainer, rows: Rows, teach: np.ndarray, stop: np.ndarray) -> Any:
+    """The product's trees."""
+    matrix = np.asfortranarray(trainer.data.matrix[: len(rows.label)][teach])
+    data = boosting.dataset(trainer.p, matrix, rows.label[teach], rows.weight[teach], trainer.data.schema)
+    found = boosting.boost(trainer.p, data, matrix, stop[teach], curves=False)
+    return model_file.booster_of(found.model.encode())
 
 
 def loop(data: Data, truth: pl.DataFrame, policy: Policy | None, trainer: Trainer) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import numpy as np
 from fraud.errors import InvalidRequestError
 from fraud.schema import Schema
 from fraud.serving import libgomp, model_file
+from fraud.serving.calibration import calibrator
 
 JSON, CSV = "application/json", "text/csv"
 N_REASONS = 5
@@ -55,17 +56,16 @@ class Model:
 
     Parameters
     ----------
-    booster : lightgbm.Booster
-    schema : Schema
+    loaded : model_file.Loaded
     version : str
         The run that trained it.
-    sha256 : str
-        Of the loaded ``model.txt``.
     """
 
-    def __init__(self, booster: Any, schema: Schema, version: str, sha256: str) -> None:
-        self.booster, self.schema, self.version, self.sha256 = booster, schema, version, sha256
-        self._score_row = single_row(booster, len(schema.features))
+    def __init__(self, loaded: model_file.Loaded, version: str) -> None:
+        self.loaded, self.version = loaded, version
+        self.schema: Schema = loaded.schema
+        self._score_row = single_row(loaded.booster, len(loaded.schema.features))
+        self._calibrate = calibrator(loaded.calibration)
 
     def scores(self, rows: list[list[float]]) -> list[float]:
         """Score encoded rows; one row takes LightGBM's way without set-up."""
@@ -73,13 +73,13 @@ class Model:
             score = self._score_row(rows[0])
             if not 0.0 <= score <= 1.0:
                 raise ValueError("The model gave a score that is no probability.")
-            return [score]
-        scores: list[float] = model_file.probabilities(self.booster, np.array(rows, dtype=np.float64)).tolist()
+            return [self._calibrate(score)]
+        scores: list[float] = self.loaded.probabilities(np.array(rows, dtype=np.float64)).tolist()
         return scores
 
     def reasons(self, rows: list[list[float]]) -> list[list[dict[str, Any]]]:
         """Contributions (log-odds) of the features that moved each score most, largest first."""
-        shares = self.booster.predict(np.array(rows, dtype=np.float64), pred_contrib=True, num_threads=1)[:, :-1]
+        shares = self.loaded.booster.predict(np.array(rows, dtype=np.float64), pred_contrib=True, num_threads=1)[:, :-1]
         top = np.argsort(-np.abs(shares), axis=1, kind="stable")[:, :N_REASONS]
         names = self.schema.names
         return [
@@ -148,8 +148,9 @@ def model_fn(model_dir: str) -> Model:
         When the model is not the released one, or not sound.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a worker; read when LightGBM is imported, below
-    booster, schema, sha256 = model_file.load(Path(model_dir), os.environ.get("MODEL_SHA256", ""))
-    return Model(booster, schema, os.environ.get("MODEL_VERSION", ""), sha256)
+    return Model(
+        model_file.load(Path(model_dir), os.environ.get("MODEL_SHA256", "")), os.environ.get("MODEL_VERSION", "")
+    )
 
 
 def input_fn(body: str | bytes, content_type: str) -> Request:
@@ -218,7 +219,7 @@ def predict_fn(request: Request, model: Model) -> Prediction:
         scores=model.scores(rows),
         reasons=model.reasons(rows) if request.reasons else None,
         model_version=model.version,
-        sha256=model.sha256,
+        sha256=model.loaded.sha256,
         is_csv=bool(request.cells),
     )
 

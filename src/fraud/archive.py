@@ -19,7 +19,9 @@ MEMBERS = {
     "baseline.json": 32 << 20,
     "metrics.json": 16 << 20,
     "golden.json": 16 << 20,
+    "calibration.json": 16 << 20,
 }
+OPTIONAL = {"calibration.json"}  # models of earlier versions have none
 
 
 def read_members(
@@ -32,7 +34,7 @@ def read_members(
     archive : bytes
         The archive.
     limits : mapping of str to int
-        Member name to the most bytes it may have; all of them must be there.
+        Member name to the most bytes it may have; all of them but `OPTIONAL` must be there.
     name : str
         What to call the archive in an error.
 
@@ -65,7 +67,7 @@ def read_members(
                 found[path] = stream.read()
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise DataError(f"{name} is damaged: {type(error).__name__}.") from error
-    missing = sorted(set(limits) - set(found))
+    missing = sorted(set(limits) - set(found) - OPTIONAL)
     if missing:
         raise DataError(f"{name} lacks {', '.join(missing)}.")
     return found

@@ -18,7 +18,7 @@ from fraud.errors import DataError, InvalidRequestError
 
 NUMBER, CATEGORY, BOOLEAN = "number", "category", "boolean"
 TYPES = (NUMBER, CATEGORY, BOOLEAN)
-ROLES = ("target", "id", "time", "amount")
+ROLES = ("target", "id", "time", "amount", "card")
 
 _INF = math.inf
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}

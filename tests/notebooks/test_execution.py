@@ -7,6 +7,7 @@ import sys
 import nbformat
 import pytest
 
+from fraud.archive import read_members
 from fraud.pipeline import parameters
 
 pytestmark = pytest.mark.localaws
@@ -55,10 +56,13 @@ def test_repeating_a_finished_step_gives_the_same_result(house, run):
     assert before == {key: house.read(key) for key in house.keys("runs/exec1/data/")}
 
 
-def test_the_same_rows_and_parameters_give_the_same_trees(house, run):
-    house.fraud("run", "--run-id", "exec2", "--only", "01", "--only", "02", *FEW[:6])
-    again = json.loads(house.read("runs/exec2/02_train.json"))
-    assert again["trees_sha256"] == run["02_train"]["trees_sha256"]
+def test_the_same_rows_and_parameters_give_the_same_trees_and_a_tie_keeps_the_champion(house, run):
+    done = house.fraud("run", "--run-id", "exec2", "--only", "01", "--only", "02", *FEW[:6], code=1)
+    assert "the champion stays" in done.stderr and "a tie keeps the champion" in done.stderr
+    (archive,) = (key for key in house.keys("runs/exec2/model/") if key.endswith("model.tar.gz"))
+    metrics = json.loads(read_members(house.read(archive))["metrics.json"])
+    assert metrics["trees_sha256"] == run["02_train"]["trees_sha256"]
+    assert metrics["identical"] and metrics["comparison"]["auc"]["difference"] == 0
 
 
 def test_the_report_was_mailed(house, run):

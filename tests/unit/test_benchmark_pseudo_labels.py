@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import polars as pl
 import pytest
@@ -17,13 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import policy_data
 import policy_table
 import pseudo_labels
-from pseudo_labels import BARE, CONTROL, NEVER_RETRAINED, POLICIES, REGIMES, Trainer, boosted, loop, masks, statements
+from pseudo_labels import BARE, CONTROL, NEVER_RETRAINED, POLICIES, REGIMES, Trainer, loop, masks, statements
 
-import train
 from fraud.pipeline.labelling import CONFIDENT, OFF, THRESHOLD, Policy
-from fraud.training.boosting import boost
 from fraud.training.data import SOURCES, Rows
-from fraud.training.features import Learnt
 
 
 @pytest.fixture(scope="module")
@@ -77,31 +73,15 @@ def test_what_is_known_when(tiny):
     assert reports.equals(statements(tiny, "reports", 0)) and not reports.equals(statements(tiny, "reports", 1))
 
 
-def test_trees_are_those_of_the_product(tiny):
-    n = 1_500
-    weight = np.where(np.arange(n) % 3, 1.0, 0.5).astype(np.float32)
-    rows = Rows(tiny.time[:n], tiny.label[:n], np.zeros(n, np.int8), weight)
-    teach, validate = masks(rows, "product")
-    p = train.parse([])
-    p.seed, p.num_threads = 3, 1
-    learnt = Learnt(tiny.schema, {}, {}, tiny.matrix[:n][teach], tiny.matrix[:n][validate])
-    model, _ = boost(p, learnt, rows, teach, validate)
-    ours = boosted(Trainer(tiny, 3, "product"), rows, teach, validate, p.num_boost_round)
-    theirs = lightgbm.Booster(model_str=model)
-    assert ours.num_trees() == theirs.num_trees()
-    assert np.array_equal(ours.predict(tiny.matrix, num_threads=1), theirs.predict(tiny.matrix, num_threads=1))
-
-
-def test_pseudo_labels_never_validate(tiny):
+def test_pseudo_labels_never_stop_or_grade(tiny):
     n = len(tiny.time)
     source = np.zeros(n, np.int8)
     source[-200:] = SOURCES.index("pseudo")
     rows = Rows(tiny.time, tiny.label, source, np.ones(n, np.float32))
     for training in pseudo_labels.TRAININGS:
-        teach, validate = masks(rows, training)
-        assert not validate[-200:].any() and validate.any()
-        assert teach[-200:].all()
-        assert (teach & validate).any() == (training == "all")
+        teach, stop, grade = masks(rows, training, Trainer(tiny, 1, training).p)
+        assert not (stop | grade)[-200:].any() and stop.any() and grade.any() == (training == "product")
+        assert teach[-200:].all() and (teach[stop]).all() and not (teach & grade).any()
 
 
 def test_handbook_features_are_the_books():

@@ -17,7 +17,7 @@ import training_kit as kit
 
 from fraud.errors import FraudError
 from fraud.serving import libgomp, model_file
-from fraud.training import champion
+from fraud.training import champion, splits
 from fraud.training import data as training_data
 
 
@@ -31,8 +31,8 @@ def served(tmp_path_factory):
 
 def score(folder, channel):
     ledger = training_data.open_ledger(channel)
-    _, validation = training_data.split_in_time(training_data.read_rows(ledger), 0.2)
-    return champion.score(folder, ledger, validation, 1)
+    fold = splits.prequential(training_data.read_rows(ledger), kit.settings())[-1]
+    return champion.score(folder, ledger, fold.grading, 1)
 
 
 def test_the_same_model_on_the_same_rows_scores_the_same(served, tmp_path, monkeypatch):
@@ -54,9 +54,9 @@ def test_the_champion_is_scored_by_its_own_schema(served, tmp_path, monkeypatch)
     channel = kit.put(tmp_path / "in", kit.history(rows))
     job.archive(tmp_path / "model.tar.gz")
     scores = score(tmp_path, channel)
-    booster, schema, _ = model_file.load(job.model_dir)
-    newest = training_data.raw_rows(training_data.open_ledger(channel), range(1200, 1500), schema.names)
-    expected = booster.predict(np.array([schema.encode(row) for row in newest]))
+    loaded = model_file.load(job.model_dir)
+    newest = training_data.raw_rows(training_data.open_ledger(channel), range(1200, 1500), loaded.schema.names)
+    expected = loaded.probabilities(np.array([loaded.schema.encode(row) for row in newest]))
     assert scores.tolist() == expected.tolist()
     assert kit.run(monkeypatch, tmp_path / "out", channel, champion=tmp_path).read("metrics.json")["champion_auc"] > 0.7
 

@@ -108,6 +108,7 @@ def test_the_manifest_names_all_and_is_the_training_jobs(storage):
     assert keys[-2:] == ["runs/r1/data/labels.parquet", "runs/r1/data/dataset.json"]
     assert document["roles"] == {
         "target": "isFraud", "id": "TransactionID", "time": "TransactionDT", "amount": "TransactionAmt",
+        "card": "",
     }  # fmt: skip
     assert document["as_of"] == AS_OF and document["rows"] == {"history": 100, "live": 2}
     assert document["content_sha256"] == found.content_sha256 and document["schema_version"] == 1

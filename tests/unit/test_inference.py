@@ -75,7 +75,7 @@ def test_every_row_scores_as_its_training_matrix(served, job, tmp_path):
     ledger = training_data.open_ledger(channel)
     rows = training_data.raw_rows(ledger, range(700), served.schema.names)
     together = np.array([served.schema.encode(row) for row in rows])
-    expected = served.booster.predict(together).tolist()
+    expected = served.loaded.probabilities(together).tolist()
     assert [scores(served, [row])[0] for row in rows] == expected
     assert scores(served, rows) == expected
 
@@ -94,7 +94,7 @@ def test_reasons_are_the_largest_contributions(served, golden):
     body = {"transactions": golden["transactions"], "reasons": True}
     predictions = json.loads(ask(served, body)[0])["predictions"]
     rows = np.array([served.schema.encode(transaction) for transaction in golden["transactions"]])
-    shares = served.booster.predict(rows, pred_contrib=True)
+    shares = served.loaded.booster.predict(rows, pred_contrib=True)
     for item, row in zip(predictions, shares, strict=True):
         named = {reason["feature"]: reason["contribution"] for reason in item["reasons"]}
         sizes = [abs(reason["contribution"]) for reason in item["reasons"]]

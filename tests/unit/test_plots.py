@@ -6,7 +6,7 @@ import pytest
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from fraud.pipeline import label_plots, plots
+from fraud.pipeline import label_plots, model_plots, plots
 
 HOURS = [dt.datetime(2026, 1, 1, hour) for hour in range(24)]
 METRICS = {
@@ -15,7 +15,11 @@ METRICS = {
     "fraud_rate_validation": 0.03,
     "roc": {"fpr": [0, 0.1, 1], "tpr": [0, 0.8, 1]},
     "pr": {"precision": [0.03, 0.5, 1], "recall": [1, 0.5, 0]},
+    "reliability": {"score": [0.001, 0.1], "fraud_rate": [0.0, 0.2], "rows": [50, 50]},
+    "calibration_error": 0.01,
+    "cost_curve": {"threshold": [1.1, 0.5, 0.1], "cost": [900, 400, 500], "review_rate": [0, 0.1, 1]},
 }
+DECISION = {"decision_threshold": 0.5, "at_threshold": {"review_rate": 0.1, "cost": 400}}
 RULE = {"rule": "psi", "feature": "a", "score": 0.5, "threshold": 0.25, "fired": True}
 PROBES = [
     {"at": 0.1, "ms": 3, "ok": True, "model_version": "a", "error": ""},
@@ -25,11 +29,15 @@ PROBES = [
 DRAWN = {
     "label_sources": lambda: label_plots.plot_label_sources({"history": 10, "truth": 2}),
     "captured": lambda: plots.plot_captured(HOURS, list(range(24))),
-    "learning_curve": lambda: plots.plot_learning_curve(
+    "learning_curve": lambda: model_plots.plot_learning_curve(
         {"iteration": [1, 2], "train_auc": [0.7, 0.8], "valid_auc": [0.6, 0.7]}, 2
     ),
-    "importance": lambda: plots.plot_importance([{"feature": "a", "gain": 2.0}, {"feature": "b", "gain": 1.0}]),
-    "class_scores": lambda: plots.plot_class_scores({"edges": [0, 0.5, 1], "legit": [9, 1], "fraud": [1, 2]}, 0.4),
+    "importance": lambda: model_plots.plot_importance([{"feature": "a", "gain": 2.0, "shap": 0.1}]).axes[0],
+    "calibration": lambda: model_plots.plot_calibration(METRICS),
+    "cost": lambda: model_plots.plot_cost(METRICS | DECISION),
+    "class_scores": lambda: model_plots.plot_class_scores(
+        {"edges": [0, 0.5, 1], "legit": [9, 1], "fraud": [1, 2]}, 0.4
+    ),
     "availability": lambda: plots.plot_availability(PROBES),
     "served": lambda: plots.plot_served_against_offline([0.1, 0.2], [0.1, 0.2]),
     "rules": lambda: plots.plot_rules([RULE]),
@@ -63,8 +71,8 @@ def test_failures_and_fired_rules_are_red():
 
 
 def test_roc_shows_the_champion_only_when_there_is_one():
-    alone = plots.plot_roc_and_pr(METRICS)
-    both = plots.plot_roc_and_pr(
+    alone = model_plots.plot_roc_and_pr(METRICS)
+    both = model_plots.plot_roc_and_pr(
         METRICS | {f"champion_{k}": v for k, v in METRICS.items() if k != "fraud_rate_validation"}
     )
     assert len(alone.axes[0].get_legend().get_texts()) == 1

@@ -38,7 +38,7 @@ def job(channel, tmp_path_factory):
 def test_the_archive_holds_text_and_json_only(job):
     files = {path.relative_to(job.model_dir).as_posix() for path in job.model_dir.rglob("*") if path.is_file()}
     own = {name for name in files if not name.startswith("code/fraud/")}
-    data = {"model.txt", "schema.json", "baseline.json", "metrics.json", "golden.json"}
+    data = {"model.txt", "schema.json", "baseline.json", "metrics.json", "golden.json", "calibration.json"}
     assert job.exit_code == 0
     assert own == data | {"code/inference.py", "code/requirements.txt"}
     assert {name.removeprefix("code/fraud/") for name in files - own} == {
@@ -96,9 +96,9 @@ def test_progress_can_be_read_by_the_metric_definitions(channel, tmp_path):
     )
     metrics = json.loads((tmp_path / "model/metrics.json").read_text())
     for name, key in (("validation:auc", "auc"), ("validation:average_precision", "average_precision")):
-        values = [float(value) for value in re.findall(METRICS[name], done.stdout)]
-        assert len(values) == 3  # rounds 50 and 100, then the best one
-        assert values[-1] == pytest.approx(metrics[key], abs=1e-5)
+        (value,) = re.findall(METRICS[name], done.stdout)
+        assert float(value) == pytest.approx(metrics[key], abs=1e-5)
+    assert len(re.findall(METRICS["stopping:auc"], done.stdout)) == 2  # rounds 50 and 100
 
 
 # -- the same again
@@ -194,7 +194,7 @@ def test_unusable_rows_end_in_one_sentence(tmp_path, monkeypatch, rows, reason):
 
 def test_too_few_frauds_are_counted(tmp_path, monkeypatch, channel):
     job = kit.run(monkeypatch, tmp_path, channel, "--min_positives", "1000")
-    assert re.fullmatch(r"The 1,200 training rows hold \d+ frauds, fewer than 1000\.", job.reason)
+    assert re.fullmatch(r"The 300 validation rows hold \d+ frauds, fewer than 1000\.", job.reason)
 
 
 def damage(channel: Path, how: str) -> None:

@@ -1,10 +1,9 @@
-"""Starting or adopting a training job, and the quality gate; SageMaker itself is a fake with its answers' shapes."""
+"""Starting or adopting a training job; SageMaker itself is a fake with its answers' shapes."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from fraud.errors import QualityGateError
 from fraud.pipeline import training
 
 P = SimpleNamespace(num_boost_round=50, learning_rate=0.1, endpoint_name="fraud")
@@ -57,16 +56,3 @@ def test_a_job_is_adopted_only_when_it_is_this_runs_and_does_the_same(start, job
 def test_only_what_train_py_takes_is_passed_on():
     taken = training.hyperparameters(P)
     assert taken == SAME
-
-
-@pytest.mark.parametrize(
-    ("auc", "champion", "passes"),
-    [(0.9, None, True), (0.7, None, False), (0.9, 0.905, True), (0.9, 0.92, False), (0.9, 0.8, True)],
-)
-def test_the_gate(auc, champion, passes):
-    metrics = {"auc": auc, "n_validation": 100} | ({"champion_auc": champion} if champion else {})
-    if passes:
-        assert f"{auc:.4f}" in training.check_quality_gate(metrics, 0.75, 0.01)
-    else:
-        with pytest.raises(QualityGateError, match="nothing is deployed|the champion stays"):
-            training.check_quality_gate(metrics, 0.75, 0.01)

@@ -1,4 +1,4 @@
-"""What the model may learn from: columns, labels, the split in time."""
+"""What the model may learn from: columns, types, labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import training_kit as kit
 from fraud.schema import Schema
 from fraud.training import data as training_data
 from fraud.training import features as training_features
+from fraud.training import splits
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def columns_of(channel):
     """Ledger, rows, masks and what was learnt, as ``train`` goes through them."""
     ledger = training_data.open_ledger(channel)
     rows = training_data.read_rows(ledger)
-    masks = training_data.split_in_time(rows, 0.2)
+    fold = splits.prequential(rows, kit.settings())[-1]
+    masks = (fold.train, fold.grading)
     return ledger, rows, masks, training_features.learn(ledger, rows, *masks, 256)
 
 
@@ -72,8 +74,8 @@ def test_rare_categories_beyond_the_limit_are_unseen_and_ties_go_by_text(tmp_pat
     channel = kit.put(tmp_path, kit.history(rows))
     ledger = training_data.open_ledger(channel)
     everything = training_data.read_rows(ledger)
-    train_mask, validation = training_data.split_in_time(everything, 0.2)
-    learnt = training_features.learn(ledger, everything, train_mask, validation, max_categories=3)
+    fold = splits.prequential(everything, kit.settings())[-1]
+    learnt = training_features.learn(ledger, everything, fold.train, fold.grading, max_categories=3)
     card = next(feature for feature in learnt.schema.features if feature.name == "card")
     assert card.categories == ("a", "b", "c")
     assert card.required
@@ -117,27 +119,6 @@ def test_training_sees_the_doubles_that_serving_sees(tmp_path):
 
 
 # -- time and labels
-
-
-def random_rows(rng):
-    n = int(rng.integers(20, 300))
-    source = rng.integers(-1, 4, n).astype(np.int8)
-    time = rng.integers(0, rng.integers(5, 500), n).astype(float)  # many ties
-    return training_data.Rows(time, np.where(source < 0, -1, rng.integers(0, 2, n)), source, np.ones(n, np.float32))
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_all_training_rows_are_earlier_than_all_validation_rows(seed):
-    rng = np.random.default_rng(seed)
-    rows, fraction = random_rows(rng), float(rng.uniform(0.05, 0.6))
-    train_mask, validation = training_data.split_in_time(rows, fraction)
-    true = (rows.source >= 0) & (rows.source != training_data.SOURCES.index("pseudo"))
-    assert rows.time[train_mask & true].max() < rows.time[validation].min()
-    assert (train_mask | true)[rows.source == training_data.SOURCES.index("pseudo")].all()
-    assert not (validation & ~true).any()
-    assert not (train_mask & (rows.source < 0)).any()
-    assert validation.sum() >= round(true.sum() * fraction)
-    assert (true == (true & (train_mask | validation))).all()  # every true label is used
 
 
 def test_live_rows_get_their_labels_by_id(tmp_path):

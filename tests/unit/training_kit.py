@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import train
+from fraud.training.hyperparameters import parse
 
 RUN = "runs/20260102-030405-abcd/data"
 ROLES = {"target": "is_fraud", "id": "tx_id", "time": "tx_time", "amount": "amount"}
 FAST = ["--num_boost_round", "30", "--learning_rate", "0.1", "--min_child_samples", "5", "--num_threads", "1"]
+FAST += ["--delay_days", "0", "--n_bootstrap", "20"]  # the small tables are a day long
 LIVE = "ledger/live/fraud/all/2026/01/02/03/ab.parquet"
 
 
@@ -77,6 +80,11 @@ def history(rows: pa.Table, n_parts: int = 2) -> dict[str, pa.Table]:
     """Cut a table into parts of a history."""
     size = -(-len(rows) // n_parts)
     return {f"ledger/history/abc/part-{k:05d}.parquet": rows.slice(k * size, size) for k in range(n_parts)}
+
+
+def settings(*arguments: str) -> Namespace:
+    """Hyperparameters of a small job."""
+    return parse([*FAST, *arguments])
 
 
 @dataclass

@@ -102,6 +102,7 @@ def from_sample(
     normal, later = _first(live)
     changed = shift(shift(later, "pattern", share=NEW_FRAUD, seed=live_seed, steady=True), "amount", factor=factor)
     roles = {"target": "isFraud", "id": "TransactionID", "time": "TransactionDT", "amount": "TransactionAmt"}
+    roles["card"] = "card1"
     change = f"amounts × {factor}, and a pattern of fraud that no model has seen in {NEW_FRAUD:.0%} of the payments"
     return Material(path, first, roles, normal, *_last(changed, live.height), change)
 
@@ -156,7 +157,7 @@ def from_table(
     leaks = [str(leak["column"]) for leak in found["leaks"]]
     notes = [*found["notes"], *(f'"{name}" gives the answer away and is left out.' for name in leaks)]
     exclude = [*exclude, *(name for name in leaks if name not in exclude)]
-    chosen = {role: str(found["roles"][role] or "") for role in ("target", "id", "time", "amount")}
+    chosen = {role: str(found["roles"][role] or "") for role in ("target", "id", "time", "amount", "card")}
     for note in notes:
         echo(note)
     frame = _scan(path).with_row_index("__row")

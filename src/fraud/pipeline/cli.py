@@ -132,6 +132,7 @@ def history_put(
     id_column: Annotated[str, typer.Option("--id", help="Column that names a transaction.")] = "",
     time: Annotated[str, typer.Option(help="Column that orders transactions in time.")] = "",
     amount: Annotated[str, typer.Option(help="Column with the amount of money.")] = "",
+    card: Annotated[str, typer.Option(help="Column that names the card or account.")] = "",
     exclude: Annotated[str, typer.Option(help="Columns to keep from the model, comma separated.")] = "",
     name: Annotated[str, typer.Option(help="Name in raw/; default is the file's own.")] = "",
 ) -> None:
@@ -142,7 +143,7 @@ def history_put(
     from fraud.pipeline.where import where
 
     excluded = [item.strip() for item in exclude.split(",") if item.strip()]
-    wanted = {"target": target, "id": id_column, "time": time, "amount": amount}
+    wanted = {"target": target, "id": id_column, "time": time, "amount": amount, "card": card}
     storage = Storage(where().bucket)
     found = histories.put(storage, path, roles=wanted, exclude=excluded, name=name, echo=_say)
     storage.write_json(ROLES_KEY, found["roles"] | {"exclude": excluded})

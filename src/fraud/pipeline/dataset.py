@@ -161,6 +161,7 @@ def build(
     id_column: str = "",
     time_column: str = "",
     amount_column: str = "",
+    card_column: str = "",
     exclude_columns: Sequence[str] = (),
     time_origin: str = "",
     endpoint_name: str = "",
@@ -179,7 +180,7 @@ def build(
         The bucket.
     run_id : str
         The run that the training set belongs to.
-    target, id_column, time_column, amount_column : str
+    target, id_column, time_column, amount_column, card_column : str
         Columns of the history with a meaning; all but the target may be empty.
     exclude_columns : sequence of str
         Columns that no model sees.
@@ -207,7 +208,7 @@ def build(
     """
     moment = dt.datetime.fromtimestamp(seconds(as_of, "as_of"), dt.UTC) if as_of else dt.datetime.now(dt.UTC)
     how = label_settings or Labels()
-    roles = Roles(target, id_column, time_column, amount_column)
+    roles = Roles(target, id_column, time_column, amount_column, card_column)
     past = history.ingest(storage, roles, list(exclude_columns), time_origin)
     schema = released_schema(storage, endpoint_name)
     traffic = live.compact(
@@ -337,7 +338,7 @@ def _write(storage: Storage, run_id: str, document: dict[str, Any], files: dict[
 
 ROLES_KEY = "raw/_roles.json"
 PASSED_ON = ("time_origin", "endpoint_name", "lookback_days", "max_bad_share", "as_of", "write_combined")
-ROLE_PARAMETERS = {"target": "target", "id": "id_column", "time": "time_column", "amount": "amount_column"}
+ROLE_PARAMETERS = {"target": "target"} | {role: f"{role}_column" for role in ("id", "time", "amount", "card")}
 
 
 def merge(run: Run, p: SimpleNamespace) -> MergeResult:

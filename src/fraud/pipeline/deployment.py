@@ -65,7 +65,7 @@ def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
             )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.txt").write_bytes(model["model_text"])
-        for name in ("schema", "golden"):
+        for name in {"schema", "golden", "calibration"} & model.keys():
             (Path(folder) / f"{name}.json").write_bytes(orjson.dumps(model[name]))
         try:
             model_file.load(Path(folder), trained["model_sha256"])

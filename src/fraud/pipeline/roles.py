@@ -1,4 +1,4 @@
-"""Which column of a delivered table is what: target, id, time, amount; guesses from well-known names, and give-aways.
+"""Which column of a table is what: target, id, time, amount, card; guesses from well-known names, and give-aways.
 
 A column gives the answer away when its value alone separates fraud from the rest almost perfectly: it was most likely
 filled in after the fraud was known, and a model that learns it is worth nothing on live traffic.
@@ -23,6 +23,7 @@ KNOWN = {  # in order of trust, compared without case and punctuation
     "time": "transactiondt txdatetime transactiontime transactiondate transactiondatetime "
     "txtimeseconds transdatetranstime timestamp datetime eventtime unixtime time date step sourcerow",
     "amount": "transactionamt transactionamount txamount amount amt value price total",
+    "card": "cardid cardnumber ccnum card1 customerid accountid account nameorig",
 }
 LEAK_AUC = 0.99  # a single real feature does not reach this; after-the-fact columns do
 LEAK_ROWS = 10  # of each class; below that perfection is chance
@@ -43,12 +44,15 @@ class Roles:
         Orders transactions; empty when there is none (the order of rows is then the order in time).
     amount : str
         The amount of money; empty when there is none.
+    card : str
+        Names the card, account or customer, whose payments are no independent witnesses; empty when there is none.
     """
 
     target: str
     id: str = ""
     time: str = ""
     amount: str = ""
+    card: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Plain mapping, as it stands in ``dataset.json``."""
@@ -79,7 +83,7 @@ def suggest_roles(
     binary : sequence of str
         Columns that hold only 0 and 1; a lone one is taken as target when no name is known.
     given : mapping, optional
-        Roles that the user named (``target``, ``id``, ``time``, ``amount``); empty values are guessed.
+        Roles that the user named (``target``, ``id``, ``time``, ``amount``, ``card``); empty values are guessed.
 
     Returns
     -------
@@ -138,7 +142,7 @@ def check_columns(
     check_header(name, columns)
     if roles.target not in columns:
         raise DataError(_missing_target(name, columns, roles.target, binary))
-    for role in ("id", "time", "amount"):
+    for role in ("id", "time", "amount", "card"):
         column = getattr(roles, role)
         if column and column not in columns:
             near = difflib.get_close_matches(column, columns, 1, 0.8)

@@ -7,12 +7,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from fraud.archive import read_members
-from fraud.errors import QualityGateError, TrainingJobError
+from fraud.errors import TrainingJobError
 from fraud.pipeline import parameters
 from fraud.pipeline.releases import read_release
 from fraud.pipeline.runs import Run
@@ -21,8 +21,9 @@ from fraud.pipeline.where import client, where
 SOURCE = parameters.ROOT / "src"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 METRICS = {
+    "stopping:auc": r"stopping auc=([0-9.]+)",
     "validation:auc": r"validation auc=([0-9.]+)",
-    "validation:average_precision": r"average_precision=([0-9.]+)",
+    "validation:average_precision": r"validation auc=[0-9.]+ average_precision=([0-9.]+)",
 }
 FINAL = ("Completed", "Failed", "Stopped")
 
@@ -39,8 +40,11 @@ def hyperparameters(p: SimpleNamespace) -> dict[str, str]:
     -------
     dict of str to str
     """
-    taken = re.findall(r'add_argument\(\s*"--([a-z_]+)"', (SOURCE / "train.py").read_text(encoding="utf-8"))
-    return {name: str(getattr(p, name)) for name in taken if hasattr(p, name)}
+    taken = re.findall(
+        r'add_argument\(\s*"--([a-z_]+)"', (SOURCE / "fraud/training/hyperparameters.py").read_text(encoding="utf-8")
+    )
+    # An empty text cannot be an argument of the command line; it means the default.
+    return {name: str(getattr(p, name)) for name in taken if str(getattr(p, name, ""))}
 
 
 def start(run: Run, p: SimpleNamespace) -> str:
@@ -103,7 +107,7 @@ def _submit(run: Run, p: SimpleNamespace, base: str) -> str:
         source_code=SourceCode(
             source_dir=str(SOURCE),
             entry_script="train.py",
-            requirements="requirements.txt",
+            requirements="requirements-tuning.txt" if p.n_trials else "requirements.txt",
             ignore_patterns=["pipeline", "localaws", "demo", "*.egg-info", "__pycache__", "*.pyc"],
         ),
         compute=Compute(instance_type=p.instance_type, instance_count=1, volume_size_in_gb=p.volume_gb),
@@ -149,7 +153,7 @@ def wait(job_name: str, *, poll_seconds: float = 2.0, echo: Callable[[str], None
         job = client("sagemaker").describe_training_job(TrainingJobName=job_name)
         lines = log_lines(job_name)
         for line in lines[seen:]:
-            if "validation auc=" in line:
+            if " auc=" in line or line.startswith("trial "):
                 echo(line)
         seen = len(lines)
         if job["TrainingJobStatus"] in FINAL:
@@ -201,41 +205,3 @@ def read_model(run: Run, model_uri: str) -> dict[str, Any]:
         "model_sha256": hashlib.sha256(members["model.txt"]).hexdigest(),
         "model_text": members["model.txt"],
     }
-
-
-def check_quality_gate(metrics: Mapping[str, Any], min_auc: float, max_auc_drop: float) -> str:
-    """Decide whether the challenger may be deployed.
-
-    Parameters
-    ----------
-    metrics : mapping
-        ``metrics.json``; ``champion_auc`` when a model is in service, measured on the same validation rows.
-    min_auc : float
-        Floor of AUC ROC.
-    max_auc_drop : float
-        AUC ROC the challenger may lose against the champion.
-
-    Returns
-    -------
-    str
-        One sentence.
-
-    Raises
-    ------
-    QualityGateError
-        When it may not; the endpoint stays as it is.
-    """
-    auc, champion = metrics["auc"], metrics.get("champion_auc")
-    if auc < min_auc:
-        raise QualityGateError(f"AUC ROC {auc:.4f} is below the floor of {min_auc:g} (min_auc): nothing is deployed.")
-    if champion is None:
-        return f"AUC ROC {auc:.4f} is above the floor of {min_auc:g}, and nothing is in service: it may be deployed."
-    if auc < champion - max_auc_drop:
-        raise QualityGateError(
-            f"AUC ROC {auc:.4f} is {champion - auc:.4f} below the champion's {champion:.4f} on the same rows, more "
-            f"than the {max_auc_drop:g} allowed (max_auc_drop): the champion stays."
-        )
-    return (
-        f"AUC ROC {auc:.4f} against the champion's {champion:.4f} on the same {metrics['n_validation']:,} later rows: "
-        "the challenger may be deployed."
-    )

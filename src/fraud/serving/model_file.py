@@ -1,8 +1,8 @@
 """Load a LightGBM text model without trusting it.
 
 A text model runs no code, but LightGBM ends the whole process on a truncated file, loops on some damaged ones and gives
-other scores on the rest. So a model is loaded by a child process first, which must reproduce the scores that training
-wrote beside it; only then are the very same bytes loaded here.
+other scores on the rest. So the text is read first as strictly as LightGBM writes it; then a child process loads it and
+must reproduce the scores that training wrote beside it; only then are the very same bytes loaded here.
 
 ``python model_file.py FOLDER`` is that child.
 """
@@ -17,6 +17,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ import numpy as np
 
 from fraud.errors import QualityGateError
 from fraud.schema import Schema
-from fraud.serving import libgomp
+from fraud.serving import calibration as calibrations
+from fraud.serving import libgomp, model_text
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -62,22 +64,44 @@ def trees_sha256(model: bytes) -> str:
     return sha256(model[begin:end])
 
 
-def load(folder: Path, expected_sha256: str = "") -> tuple[Booster, Schema, str]:
-    """Load ``model.txt`` and ``schema.json`` once a child process has loaded them and scored ``golden.json``.
+@dataclass(frozen=True)
+class Loaded:
+    """A sound model.
+
+    Attributes
+    ----------
+    booster : lightgbm.Booster
+    schema : Schema
+    calibration : dict
+        From score to probability, as `fraud.serving.calibration` reads it.
+    sha256 : str
+        Of ``model.txt``.
+    """
+
+    booster: Booster
+    schema: Schema
+    calibration: dict[str, Any]
+    sha256: str
+
+    def probabilities(self, rows: np.ndarray, num_threads: int = 1) -> np.ndarray:
+        """Score encoded rows, as `probabilities` does."""
+        return probabilities(self.booster, rows, num_threads, calibration=self.calibration)
+
+
+def load(folder: Path, expected_sha256: str = "") -> Loaded:
+    """Load a model once a child process has loaded it and scored ``golden.json``.
 
     Parameters
     ----------
     folder : Path
-        Holds ``model.txt``, ``schema.json`` and ``golden.json``.
+        Holds ``model.txt``, ``schema.json``, ``golden.json`` and, unless scores are probabilities as they are,
+        ``calibration.json``.
     expected_sha256 : str
         Of ``model.txt``, from the release; empty when nobody promised one.
 
     Returns
     -------
-    booster : lightgbm.Booster
-    schema : Schema
-    sha256 : str
-        Of the bytes that were loaded.
+    Loaded
 
     Raises
     ------
@@ -88,7 +112,7 @@ def load(folder: Path, expected_sha256: str = "") -> tuple[Booster, Schema, str]
     digest = sha256(model)
     if expected_sha256 and digest != expected_sha256:
         raise QualityGateError(f"model.txt has SHA-256 {digest[:12]}…, but {expected_sha256[:12]}… was released.")
-    trees_sha256(model)
+    model_text.check(model)
     golden = json.loads(_read(folder / "golden.json"))
     answer = _ask_child(folder)
     if answer["sha256"] != digest:
@@ -96,7 +120,7 @@ def load(folder: Path, expected_sha256: str = "") -> tuple[Booster, Schema, str]
     if answer["scores"] != golden["scores"]:
         differ = sum(here != there for here, there in zip(answer["scores"], golden["scores"], strict=False))
         raise QualityGateError(f"{differ} of {len(golden['scores'])} golden rows score differently than at training.")
-    return (*_load_here(model, _read(folder / "schema.json")), digest)
+    return _load_here(model, folder)
 
 
 def booster_of(model: bytes) -> Booster:
@@ -105,7 +129,14 @@ def booster_of(model: bytes) -> Booster:
     return booster
 
 
-def probabilities(booster: Booster, rows: np.ndarray, num_threads: int = 1) -> np.ndarray:
+def probabilities(
+    booster: Booster,
+    rows: np.ndarray,
+    num_threads: int = 1,
+    *,
+    rounds: int | None = None,
+    calibration: dict[str, Any] | None = None,
+) -> np.ndarray:
     """Score encoded rows.
 
     Parameters
@@ -114,15 +145,21 @@ def probabilities(booster: Booster, rows: np.ndarray, num_threads: int = 1) -> n
     rows : ndarray of shape (n_rows, n_features)
         Of float64, in the schema's order; missing is NaN.
     num_threads : int
+    rounds : int, optional
+        Use the first trees only.
+    calibration : dict, optional
+        From score to probability; by default they are the same.
 
     Returns
     -------
     ndarray of shape (n_rows,)
         Each within 0 and 1.
     """
-    scores = np.asarray(booster.predict(rows, num_threads=num_threads))
+    scores = np.asarray(booster.predict(rows, num_threads=num_threads, num_iteration=rounds))
     if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise QualityGateError("The model gives scores that are no probabilities.")
+    if calibration:
+        return np.array(calibrations.calibrate(calibration, scores.tolist()))
     return scores
 
 
@@ -135,14 +172,18 @@ def _read(path: Path) -> bytes:
         raise QualityGateError(f"The model has no readable {path.name}.") from error
 
 
-def _load_here(model: bytes, schema_json: bytes) -> tuple[Booster, Schema]:
-    schema = Schema.from_json(schema_json)
+def _load_here(model: bytes, folder: Path) -> Loaded:
+    schema = Schema.from_json(_read(folder / "schema.json"))
+    calibration = dict(calibrations.NONE)
+    if (folder / "calibration.json").exists():  # models of earlier versions have none
+        calibration = json.loads(_read(folder / "calibration.json"))
+    calibrations.calibrator(calibration)
     booster = booster_of(model)
     if booster.num_feature() != len(schema.features):
         raise QualityGateError(
             f"The model takes {booster.num_feature()} features, its schema names {len(schema.features)}."
         )
-    return booster, schema
+    return Loaded(booster, schema, calibration, sha256(model))
 
 
 def _ask_child(folder: Path) -> dict[str, Any]:
@@ -166,11 +207,11 @@ def main(folder: Path) -> None:
     """Load the model in ``folder``, score its golden rows and print hash and scores as JSON."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer here, not something to debug
     model = _read(folder / "model.txt")
-    booster, schema = _load_here(model, _read(folder / "schema.json"))
+    loaded = _load_here(model, folder)
     golden = json.loads(_read(folder / "golden.json"))
-    rows = np.array([schema.encode(transaction) for transaction in golden["transactions"]], dtype=np.float64)
-    scores = probabilities(booster, rows).tolist() if len(rows) else []
-    sys.stdout.write(json.dumps({"sha256": sha256(model), "scores": scores}) + "\n")
+    rows = np.array([loaded.schema.encode(transaction) for transaction in golden["transactions"]], dtype=np.float64)
+    scores = loaded.probabilities(rows).tolist() if len(rows) else []
+    sys.stdout.write(json.dumps({"sha256": loaded.sha256, "scores": scores}) + "\n")
 
 
 if __name__ == "__main__":

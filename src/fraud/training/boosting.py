@@ -2,22 +2,96 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import re
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fraud.serving import libgomp
-from fraud.training.data import Rows
-from fraud.training.features import Learnt
+from fraud.serving import libgomp, model_file
+from fraud.training.hyperparameters import STOPPING_METRICS
 
 PROGRESS_ROUNDS, CURVE_ROUNDS = 50, 10
-STOPPING_METRICS = {"log_loss": "binary_logloss", "auc": "auc", "average_precision": "average_precision"}
+MIN_GAIN = 1e-9  # of the stopping metric: less is rounding, which differs with the number of threads
 
 logger = logging.getLogger("fraud.train")
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """What growing the trees gave.
+
+    Attributes
+    ----------
+    model : str
+        LightGBM's text.
+    rounds : int
+        Trees in it.
+    curve : dict
+        ``iteration``, ``train_auc``, ``valid_auc`` of the trees that were grown without the stopping rows.
+    stopping_score : ndarray of shape (n_stopping,)
+        What those trees, up to the best round, say of the stopping rows.
+    """
+
+    model: str
+    rounds: int
+    curve: dict[str, list[Any]]
+    stopping_score: np.ndarray
+
+
+def settings(p: Namespace) -> dict[str, Any]:
+    """LightGBM's parameters."""
+    stopping = STOPPING_METRICS[p.stopping_metric]
+    return {
+        "objective": "binary",
+        "metric": [stopping, *(name for name in STOPPING_METRICS.values() if name != stopping)],
+        "learning_rate": p.learning_rate,
+        "num_leaves": p.num_leaves,
+        "max_depth": p.max_depth or -1,
+        "min_child_samples": p.min_child_samples,
+        "min_child_weight": p.min_child_weight,
+        "reg_lambda": p.reg_lambda,
+        "bagging_fraction": p.subsample,
+        "bagging_freq": 1,
+        "feature_fraction": p.colsample,
+        "max_bin": p.max_bin,
+        "min_data_in_bin": p.min_data_in_bin,
+        "boost_from_average": p.boost_from_average,
+        "seed": p.seed,
+        "deterministic": True,
+        "force_row_wise": True,  # otherwise LightGBM times both ways and takes the faster, which may differ each time
+        "num_threads": p.num_threads or os.cpu_count(),
+        "verbosity": -1,
+    }
+
+
+def dataset(p: Namespace, matrix: np.ndarray, label: np.ndarray, weight: np.ndarray, schema: Any) -> Any:
+    """LightGBM's view of encoded rows.
+
+    Parameters
+    ----------
+    p : Namespace
+    matrix : ndarray of shape (n_rows, n_features)
+        Float64 in column order, which LightGBM takes without a copy.
+    label, weight : ndarray of shape (n_rows,)
+    schema : fraud.schema.Schema
+
+    Returns
+    -------
+    lightgbm.Dataset
+    """
+    return libgomp.lightgbm().Dataset(
+        matrix,
+        label,
+        weight=weight if (weight != 1).any() else None,
+        feature_name=feature_names(schema.names),
+        categorical_feature=[j for j, feature in enumerate(schema.features) if feature.type == "category"],
+        params=settings(p),
+    )
 
 
 def feature_names(names: list[str]) -> list[str]:
@@ -26,58 +100,49 @@ def feature_names(names: list[str]) -> list[str]:
     return [name if safe.count(name) == 1 else f"{name}_{j}" for j, name in enumerate(safe)]
 
 
-def boost(
-    p: argparse.Namespace, learnt: Learnt, rows: Rows, train: np.ndarray, validation: np.ndarray
-) -> tuple[str, dict[str, Any]]:
-    """Grow the trees until the newest rows gain nothing more.
+def boost(p: Namespace, data: Any, matrix: np.ndarray, stopping: np.ndarray, *, curves: bool = True) -> Boosted:
+    """Find how many trees help on the newest training rows, then grow as many on all of them.
 
     Parameters
     ----------
     p : Namespace
         Hyperparameters.
-    learnt : Learnt
-    rows : Rows
-    train, validation : ndarray of bool
-        Masks over all rows.
+    data : lightgbm.Dataset
+        All training rows.
+    matrix : ndarray of shape (n_rows, n_features)
+        The same rows.
+    stopping : ndarray of bool, of shape (n_rows,)
+        The newest of them.
+    curves : bool
+        Whether to measure AUC on the way, which costs more than the trees; they are the same without.
 
     Returns
     -------
-    model : str
-        LightGBM's text, up to the best round.
-    history : dict
-        ``best_iteration`` and ``learning_curve``.
+    Boosted
     """
     lightgbm = libgomp.lightgbm()
-    stopping = STOPPING_METRICS[p.stopping_metric]
-    metrics = [stopping, *(name for name in STOPPING_METRICS.values() if name != stopping)]
-    settings = {
-        "objective": "binary",
-        "metric": metrics,
-        "learning_rate": p.learning_rate,
-        "num_leaves": p.num_leaves,
-        "min_child_samples": p.min_child_samples,
-        "min_child_weight": p.min_child_weight,
-        "reg_lambda": p.reg_lambda,
-        "bagging_fraction": p.subsample,
-        "bagging_freq": 1,
-        "feature_fraction": p.colsample,
-        "max_bin": p.max_bin,
-        "boost_from_average": p.boost_from_average,
-        "seed": p.seed,
-        "deterministic": True,
-        "force_row_wise": True,  # otherwise LightGBM times both ways and takes the faster, which may differ each time
-        "num_threads": p.num_threads or os.cpu_count(),
-        "verbosity": -1,
-    }
-    data = lightgbm.Dataset(
-        learnt.train,
-        rows.label[train],
-        weight=rows.weight[train] if (rows.weight[train] != 1).any() else None,
-        feature_name=feature_names(learnt.schema.names),
-        categorical_feature=[j for j, feature in enumerate(learnt.schema.features) if feature.type == "category"],
-        params=settings,
-    )
-    held_out = data.create_valid(learnt.validation, rows.label[validation])
+    fit, held_out = (data.subset(np.flatnonzero(rows)) for rows in (~stopping, stopping))
+    first, rounds, curve = grow(p, fit, held_out, curves=curves)
+    score = model_file.probabilities(first, matrix[stopping], p.num_threads, rounds=rounds)
+    logger.info("best round %d; growing as many trees on all %d training rows", rounds, len(stopping))
+    booster = lightgbm.train(settings(p), data, rounds)
+    return Boosted(booster.model_to_string(), rounds, curve, score)
+
+
+def grow(
+    p: Namespace, data: Any, held_out: Any, *, curves: bool, also: Sequence[Any] = ()
+) -> tuple[Any, int, dict[str, list[Any]]]:
+    """Grow trees and watch them on rows held out.
+
+    Returns
+    -------
+    booster : lightgbm.Booster
+    rounds : int
+        The best one; the last one when ``early_stopping_rounds`` is 0.
+    curve : dict
+        ``iteration``, ``train_auc``, ``valid_auc``.
+    """
+    lightgbm = libgomp.lightgbm()
     curve: dict[str, list[Any]] = {"iteration": [], "train_auc": [], "valid_auc": []}
 
     def watch(env: Any) -> None:
@@ -90,11 +155,16 @@ def boost(
             curve[name].append(value)
         if done % PROGRESS_ROUNDS == 0:
             logger.info(
-                "round %d: train auc=%.5f, validation auc=%.5f average_precision=%.5f log_loss=%.5f",
+                "round %d: training rows auc=%.5f, stopping auc=%.5f average_precision=%.5f log_loss=%.5f",
                 done, train_auc, found["auc"], found["average_precision"], found["binary_logloss"],
             )  # fmt: skip
 
-    stop = lightgbm.early_stopping(p.early_stopping_rounds, first_metric_only=True, verbose=False)
-    booster = lightgbm.train(settings, data, p.num_boost_round, [held_out], ["validation"], callbacks=[watch, stop])
-    best = int(booster.best_iteration or booster.current_iteration())
-    return booster.model_to_string(num_iteration=best), {"best_iteration": best, "learning_curve": curve}
+    callbacks: list[Any] = [*also, *([watch] if curves else [])]
+    if p.early_stopping_rounds:
+        stop = lightgbm.early_stopping(
+            p.early_stopping_rounds, first_metric_only=True, verbose=False, min_delta=MIN_GAIN
+        )
+        callbacks.append(stop)
+    wanted = settings(p) | ({} if curves else {"metric": STOPPING_METRICS[p.stopping_metric]})
+    booster = lightgbm.train(wanted, data, p.num_boost_round, [held_out], ["stopping"], callbacks=callbacks)
+    return booster, int(booster.best_iteration or 0) or booster.current_iteration(), curve

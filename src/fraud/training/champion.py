@@ -13,7 +13,7 @@ from fraud.serving import model_file
 from fraud.training.data import Ledger
 from fraud.training.features import Target, encode
 
-LIMITS = {name: MEMBERS[name] for name in ("model.txt", "schema.json", "golden.json")}
+LIMITS = {name: MEMBERS[name] for name in ("model.txt", "schema.json", "golden.json", "calibration.json")}
 ARCHIVE_LIMIT = 1 << 30
 
 
@@ -47,7 +47,7 @@ def score(channel: Path, ledger: Ledger, validation: np.ndarray, num_threads: in
     with tempfile.TemporaryDirectory() as folder:
         for name, content in members.items():  # names are those of LIMITS, not the archive's
             (Path(folder) / name).write_bytes(content)
-        booster, schema, _ = model_file.load(Path(folder))
-    target = Target(schema, validation)
+        loaded = model_file.load(Path(folder))
+    target = Target(loaded.schema, validation)
     encode(ledger, [target])
-    return model_file.probabilities(booster, target.matrix, num_threads)
+    return loaded.probabilities(target.matrix, num_threads)

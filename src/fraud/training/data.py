@@ -1,4 +1,4 @@
-"""Ledger parts in, matrices out: labels, the split in time, the schema, the encoding.
+"""Ledger parts in, matrices out: labels, times, batches of rows.
 
 Parts are read one batch of rows at a time and go straight into float64 matrices in column order, which LightGBM takes
 without a copy. Nothing else of the table stays in memory.
@@ -178,39 +178,6 @@ def read_rows(ledger: Ledger) -> Rows:
         if len(seen):  # truth may also correct what the history says
             _join(rows, part.start, np.arange(part.n_rows), table["__id"], labels, seen)
     return rows
-
-
-def split_in_time(rows: Rows, validation_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the newest truly labelled rows for validation, and learn from strictly earlier ones and from opinions.
-
-    Parameters
-    ----------
-    rows : Rows
-    validation_fraction : float
-        Share of the truly labelled rows; rows of the same second stay together, so it may be a little more.
-
-    Returns
-    -------
-    train, validation : ndarray of bool
-        Masks over all rows. Pseudo-labelled rows teach whatever their age: nearly all are younger than any true label.
-
-    Raises
-    ------
-    DataError
-        When there is nothing to learn from or to validate on.
-    """
-    grading = np.isin(rows.source, [SOURCES.index(name) for name in GRADING])
-    n_grading = int(grading.sum())
-    if n_grading < 2:
-        raise DataError(f"{len(rows.time):,} rows, {n_grading:,} of them with a true label: nothing to learn from.")
-    times = np.sort(rows.time[grading])
-    start = times[n_grading - max(1, round(n_grading * validation_fraction))]
-    validation = grading & (rows.time >= start)
-    earlier = grading & (rows.time < start)
-    train = earlier | (rows.source == SOURCES.index("pseudo"))
-    if not earlier.any():
-        raise DataError("No labelled row is earlier than the validation rows: do all rows have the same time?")
-    return train, validation
 
 
 def batches(ledger: Ledger, columns: Sequence[str]) -> Iterator[tuple[Part, int, pa.RecordBatch]]:

@@ -1,0 +1,110 @@
+"""Search for better hyperparameters with Optuna: on the stopping rows, so that the rows that grade stay unseen."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fraud.training import boosting
+from fraud.training.hyperparameters import STOPPING_METRICS
+
+REPORT_ROUNDS = 10
+STARTUP_TRIALS = 5  # before that nothing is cut short: there is no median yet
+BAR = 20
+SPACE: dict[str, tuple[str, float, float, bool]] = {  # kind, least, most, logarithmic
+    "learning_rate": ("float", 0.01, 0.2, True),
+    "num_leaves": ("int", 4, 128, True),
+    "min_child_samples": ("int", 5, 300, True),
+    "min_child_weight": ("float", 0.01, 20.0, True),
+    "reg_lambda": ("float", 0.1, 50.0, True),
+    "subsample": ("float", 0.5, 1.0, False),
+    "colsample": ("float", 0.3, 1.0, False),
+}
+
+logger = logging.getLogger("fraud.train")
+
+
+def tune(p: Namespace, fresh: Callable[[Namespace], Any], stopping: np.ndarray) -> tuple[Namespace, dict[str, Any]]:
+    """Try ``n_trials`` sets of hyperparameters and take the best; the first are those given.
+
+    Parameters
+    ----------
+    p : Namespace
+        Hyperparameters; equal ones and equal rows give equal trials.
+    fresh : callable
+        Makes LightGBM's dataset of the training rows for some hyperparameters; bins are part of what is tried.
+    stopping : ndarray of bool
+        The newest training rows: what is learnt from the others is judged on them by ``stopping_metric``. A trial that
+        is worse than the median of the former ones at the same round is cut short.
+
+    Returns
+    -------
+    p : Namespace
+        With the best values.
+    found : dict
+        ``metric``, ``first`` and ``best`` value, ``trials``, ``pruned``, ``changed`` hyperparameters.
+    """
+    import optuna  # 1 s of import, and only here when somebody tunes: see requirements-tuning.txt
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    cut_short = optuna.trial.TrialState.PRUNED  # such a trial has a value too: the last one it reported
+    metric = STOPPING_METRICS[p.stopping_metric]
+    sign = 1 if metric == "binary_logloss" else -1
+
+    def objective(trial: Any) -> float:
+        tried = Namespace(**vars(p) | space(trial, p))
+        watched: list[float] = []
+
+        def watch(env: Any) -> None:
+            value = next(value for _, name, value, *_ in env.evaluation_result_list if name == metric)
+            watched.append(sign * value)
+            if len(watched) % REPORT_ROUNDS == 0:
+                trial.report(min(watched), len(watched))
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        data = fresh(tried)
+        fit, held_out = (data.subset(np.flatnonzero(rows)) for rows in (~stopping, stopping))
+        boosting.grow(tried, fit, held_out, curves=False, also=[watch])
+        return min(watched)
+
+    def tell(study: Any, trial: Any) -> None:
+        done = trial.number + 1
+        bar = "█" * (BAR * done // p.n_trials)
+        value = "cut short" if trial.state == cut_short else f"{sign * trial.value:.5f}"
+        logger.info(
+            "trial %d of %d ▕%s▏ %s %s, best %.5f",
+            done, p.n_trials, bar.ljust(BAR, "·"), p.stopping_metric, value, sign * study.best_value,
+        )  # fmt: skip
+
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(seed=p.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2 * REPORT_ROUNDS),
+    )
+    study.enqueue_trial({name: getattr(p, name) for name in SPACE})
+    study.optimize(objective, n_trials=p.n_trials, callbacks=[tell])
+    pruned = sum(trial.state == cut_short for trial in study.trials)
+    changed = {name: value for name, value in study.best_params.items() if value != getattr(p, name)}
+    return Namespace(**vars(p) | study.best_params), {
+        "metric": p.stopping_metric,
+        "first": sign * study.trials[0].value,
+        "best": sign * study.best_value,
+        "trials": len(study.trials),
+        "pruned": pruned,
+        "changed": changed,
+    }
+
+
+def space(trial: Any, p: Namespace) -> dict[str, Any]:
+    """What a trial tries; the bounds are widened to hold what was given, else it could not be tried."""
+    tried = {}
+    for name, (kind, low, high, log) in SPACE.items():
+        given = getattr(p, name)
+        low, high = min(low, given), max(high, given)
+        bounds = (int(low), int(high)) if kind == "int" else (low, high)
+        tried[name] = getattr(trial, f"suggest_{kind}")(name, *bounds, log=log and low > 0)
+    return tried
