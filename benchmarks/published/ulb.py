@@ -1,0 +1,95 @@
+"""Real card payments (ULB and Worldline; Dal Pozzolo et al., 2015): the product's preset against LightGBM's defaults.
+
+    python benchmarks/published/ulb.py shared/data/ulb_rounded_sample.parquet
+
+The first 80 % teach, the last 20 % grade; the order of rows is that of time. Few frauds are left to grade on, so the
+figures are rough, and LightGBM's defaults fail nevertheless beyond doubt. Exit code 1 when the goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import polars as pl
+import product
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+SHARE = 0.2
+ALL_ROWS, SECONDS = 284_807, 172_800  # of the whole set, and its span
+GOAL = 0.985  # AUC ROC: the lowest that arXiv 2208.14417 reports on the set in full precision
+# No delay: two days cannot hold one.
+RULES = ["--delay_days", "0", "--validation_fraction", str(SHARE), "--n_bootstrap", "20"]
+# Known from an earlier look at the same rows: 41 frauds cannot tell these settings from the defaults.
+CAUTIOUS = (
+    "--num_boost_round 300 --learning_rate 0.02 --num_leaves 15 --reg_lambda 10 --boost_from_average true"
+    " --early_stopping_rounds 0"
+).split()
+
+
+def figures(label: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+    return float(roc_auc_score(label, score)), float(average_precision_score(label, score))
+
+
+def library_defaults(past: pl.DataFrame, later: pl.DataFrame) -> tuple[float, float]:
+    """LightGBM as it comes."""
+    names = past.columns[:-1]
+    model = lightgbm.LGBMClassifier(verbosity=-1, deterministic=True, force_row_wise=True)
+    model.fit(past.select(names).to_numpy().astype(float), past["Class"].to_numpy())
+    score = model.predict_proba(later.select(names).to_numpy().astype(float))[:, 1]
+    return figures(later["Class"].to_numpy(), score)
+
+
+def ours(table: pl.DataFrame, arguments: list[str]) -> tuple[float, float]:
+    """The training job, graded on the rows that it keeps back, by its own word and by the written model's scores."""
+    place = table["source_row"]
+    columns = {"id": place, "time": place.cast(pl.Float64) * (SECONDS / ALL_ROWS), "label": table["Class"]}
+    roles = {"id": "source_row", "time": "time", "target": "Class", "amount": "Amount"}
+    with tempfile.TemporaryDirectory(prefix="fraud-published-") as folder:
+        source = product.channel(Path(folder) / "channel", columns, table.drop("source_row", "Class"), roles)
+        trained = product.train(source, Path(folder), arguments)
+        later = table.tail(trained.metrics["n_validation"])
+        found = figures(later["Class"].to_numpy(), trained.score(later))
+    if not np.allclose(found, [trained.metrics["auc"], trained.metrics["average_precision"]], rtol=0, atol=1e-9):
+        raise product.Refused(f"metrics.json says {trained.metrics['auc']:.6f}, the written model {found[0]:.6f}")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path, help="ulb_rounded_sample.parquet")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    p = parser.parse_args(arguments)
+    table = pl.read_parquet(p.table).sort("source_row")
+    size = round(table.height * SHARE)
+    past, later = (part.drop("source_row") for part in (table.head(-size), table.tail(size)))
+    print(f"{past.height:,} rows teach, {later.height:,} with {later['Class'].sum()} frauds grade", file=sys.stderr)
+    found = {}
+    for name, make in (
+        ("LightGBM, its defaults", lambda: library_defaults(past, later)),
+        ("product, its defaults", lambda: ours(table, RULES)),
+        ("product, cautious", lambda: ours(table, [*RULES, *CAUTIOUS])),
+    ):
+        began = time.monotonic()
+        found[name] = make()
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    print(f"{'AUC ROC, average precision':30} published        measured here")
+    for name, values in found.items():
+        published = "0.985 .. 0.992" if name.startswith("product") else ""
+        print(f"{name:30} {published:16} {values[0]:.4f} {values[1]:.4f}")
+    if p.json:
+        p.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    best = max(values[0] for name, values in found.items() if name.startswith("product"))
+    if best < GOAL:
+        print(f"AUC ROC {best:.4f} is below the goal of {GOAL}.")
+    return 0 if best >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
