@@ -37,6 +37,7 @@ prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the 
 bench: install  ## the benchmarks, about half an hour; benchmarks/README.md says what each measures
 	@$(BIN)/python benchmarks/parse_capture.py
 	@$(BIN)/python benchmarks/merge.py --double
+	@$(BIN)/python benchmarks/load_training.py
 	@$(BIN)/python benchmarks/pseudo_labels.py
 
 lint: install  ## ruff and mypy

@@ -4,8 +4,10 @@ LightGBM trusts its own text: it reads past the end of a short one, counts the n
 without looking where they lead and looks categories up at any address. So nothing passes here but what
 ``Booster.model_to_string()`` writes for a binary model: the same lines in the same order, in each array as many numbers
 as the tree needs, each number within its bounds. Such a text LightGBM can load, every row ends in a leaf, and every
-score is a probability. Whether it is the right one, only the golden rows tell. What this product does not grow is refused
-as well: random forests, linear trees, monotone constraints, and texts that do not begin at the first tree.
+score is a probability. Whether it is the right one, only the golden rows tell.
+
+What this product does not grow is refused too: random forests, linear trees, monotone constraints, and texts that begin
+after the first tree.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ HEADER = {
     "label_index": r"label_index=\d{1,9}",
     "max_feature_idx": r"max_feature_idx=(\d{1,9})",
     "objective": r"objective=binary sigmoid:(\d+(?:\.\d+)?(?:e[-+]\d\d)?)",
-    "feature_names": "feature_names=(.+)",
-    "feature_infos": r"feature_infos=((?: ?(?:none|\[[^ :\]]+:[^ :\]]+\]|-?\d+(?::-?\d+)*)(?![^ ]))+)",
+    "feature_names": "feature_names=([^=]+)",
+    "feature_infos": r"feature_infos=((?: ?(?:none|\[[-+.\deinf]+:[-+.\deinf]+\]|-?\d+(?::-?\d+)*)(?![^ ]))+)",
     "tree_sizes": r"tree_sizes=(\d{1,9}(?: \d{1,9})*)",
 }
 ONE, NODES, LEAVES = "one", "nodes", "leaves"  # how many numbers an array has

@@ -97,6 +97,7 @@ def learn(ledger: Ledger, rows: Rows, train: np.ndarray, validation: np.ndarray,
     roles = ledger.dataset["roles"]
     targets = [Target(Schema(tuple(features), roles), mask) for mask in (train, validation)]
     encode(ledger, targets)
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it decoded with; LightGBM needs it next
 
     order = np.argsort(rows.time[train], kind="stable")
     kept: list[Feature] = []
