@@ -10,6 +10,7 @@
   x ConflictError              somebody else wrote the document since it was read
   x CaptureFormatError         a captured line that cannot be read: quarantined, counted
   x QualityGateError           a model that must not be deployed: the endpoint stays as it is
+  x ApprovalError              a model that nobody let pass yet: the endpoint stays as it is
   x TrainingJobError           the training job failed or timed out
   x ProcessingJobError       the processing job failed or was stopped
   x DeploymentError            the endpoint update failed or was rolled back
@@ -92,6 +93,10 @@ class CaptureFormatError(FraudError):
 
 class QualityGateError(FraudError):
     """The trained model must not be deployed; the endpoint stays as it is."""
+
+
+class ApprovalError(FraudError):
+    """The model waits for approval, or was rejected; the endpoint stays as it is."""
 
 
 class TrainingJobError(FraudError):

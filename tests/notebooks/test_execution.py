@@ -124,3 +124,17 @@ def test_a_refused_model_stops_the_run_and_leaves_the_endpoint(house, run):
     assert house.read("releases/fraud/current.json") == before
     assert "runs/refused/02_train.html" in house.keys("runs/refused/")
     assert "runs/refused/COMMITTED" not in house.keys("runs/refused/")
+
+
+def test_a_model_that_waits_is_deployed_once_somebody_approved_it(house, run):
+    asked = [*FEW, "-p", "approval=manual", "-p", "seed=1", "-p", "strategy=all_at_once"]
+    steps = ["--only", "01", "--only", "02", "--only", "03"]
+    done = house.fraud("run", "--run-id", "waits", *steps, *asked, code=1)
+    assert "waits for approval: `fraud approve waits`" in done.stderr
+    assert json.loads(house.read("releases/fraud/current.json"))["run_id"] == "exec1"
+    listed = house.fraud("models").stdout
+    assert "waits" in listed.splitlines()[1] and "exec1" in listed and "approved" in listed
+    assert "is approved" in house.fraud("approve", "waits", "--note", "seen").stderr
+    house.fraud("run", "--run-id", "waits", "--only", "03", *FEW[-2:], *asked[-2:])
+    assert json.loads(house.read("releases/fraud/current.json"))["run_id"] == "waits"
+    assert "none waits" in house.fraud("approve", "nobody", code=2).stderr

@@ -7,6 +7,7 @@ import re
 import pytest
 import training_kit as kit
 
+from fraud.pipeline import model_tables
 from fraud.training import tuning
 
 BAD = ("--min_child_weight", "1000", "--learning_rate", "0.02")
@@ -26,11 +27,13 @@ def tuned(patch, tmp_path, channel, *arguments):
 def test_it_finds_what_a_bad_start_lacks_and_says_so(channel, tmp_path, monkeypatch, caplog):
     bad = tuned(monkeypatch, tmp_path / "bad", channel)
     caplog.set_level("INFO")
+    assert model_tables.tuning_sentence(bad) == ""
     found = tuned(monkeypatch, tmp_path / "tuned", channel, "--n_trials", "25")
     about = found["tuned"]
     assert bad["tuned"] == {} and about["trials"] == 25 and 0 < about["pruned"] < 25
     assert about["best"] < about["first"] and found["auc"] > bad["auc"] + 0.02
     assert 0 < len(about["changed"]) and set(about["changed"]) <= set(tuning.SPACE)
+    assert f"to {about['best']:.5f}; changed: " in model_tables.rows_of(found)
     said = r"trial (\d+) of 25 ▕(█*)·*▏ log_loss (?:cut short|[\d.]+), best [\d.]+"
     lines = re.findall(said, caplog.text)
     assert [int(number) for number, _ in lines] == list(range(1, 26)) and len(lines[-1][1]) == tuning.BAR

@@ -28,7 +28,7 @@ from fraud.localaws.wire import AwsError, Context, Operations, Service
 
 logger = logging.getLogger(__name__)
 
-MODULES = ("training_jobs", "processing_jobs", "mail", "endpoints", "codepipeline")
+MODULES = ("training_jobs", "processing_jobs", "model_registry", "mail", "endpoints", "codepipeline")
 LARGEST_REQUEST = 64 * 1024 * 1024  # SESv2 takes 40 MB, which base64 makes 54
 _STOP_SECONDS = 10.0
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")

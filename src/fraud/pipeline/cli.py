@@ -5,6 +5,7 @@ Errors are one sentence. Exit code 2 is the user's to mend, 1 is ours; ``--debug
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 from pathlib import Path
@@ -91,6 +92,43 @@ def run_command(
         echo=_say,
     )
     _say(f"Reports: {runner.REPORTS / this.run_id} and {this.uri('')}")
+
+
+@app.command("approve")
+def approve_command(
+    run_id: Annotated[str, typer.Argument(help="The run whose model it is; `fraud models` lists them.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Refuse it instead.")] = False,
+    note: Annotated[str, typer.Option(help="Why; kept in the registry with your name.")] = "",
+    endpoint: Annotated[str, typer.Option(help="Endpoint whose models they are.")] = "fraud",
+) -> None:
+    """Let a model that waits in the Model Registry be deployed (02_train with approval=manual makes it wait).
+
+    Example: fraud approve run-20260102-030405 --note "looked at the segments"; then deploy it with
+    fraud run --run-id run-20260102-030405 --from 03
+    """
+    from fraud.pipeline import registry
+
+    _say(registry.approve(run_id, endpoint, reject=reject, note=note))
+
+
+@app.command("models")
+def models_command(
+    endpoint: Annotated[str, typer.Option(help="Endpoint whose models they are.")] = "fraud",
+) -> None:
+    """List the models in the Model Registry, newest first: version, run, figures, approval."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fraud.pipeline import registry
+
+    table = Table("#", "run", "AUC", "avg. prec.", "approval", "made (UTC)", box=None, pad_edge=False)
+    for package in registry.packages(endpoint):
+        about = package.get("CustomerMetadataProperties", {})
+        figures = [f"{float(about[name]):.4f}" if name in about else "" for name in ("auc", "average_precision")]
+        made = f"{package['CreationTime'].astimezone(dt.UTC):%m-%d %H:%M}"
+        status = {registry.PENDING: "waits"}.get(package["ModelApprovalStatus"], package["ModelApprovalStatus"].lower())
+        table.add_row(str(package["ModelPackageVersion"]), about.get("run_id", ""), *figures, status, made)
+    Console().print(table if table.row_count else "No model is registered yet.")
 
 
 @app.command("params")

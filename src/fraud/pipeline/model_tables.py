@@ -183,6 +183,7 @@ def card(metrics: Mapping[str, Any], job_name: str, model_uri: str) -> str:
     str
         A table in Markdown; a data frame would cut its sentences.
     """
+    left_out = [name for name in metrics["excluded"] if not name.startswith("__")]
     sources = ", ".join(f"{n:,} {name}" for name, n in metrics["label_sources"].items() if n)
     rows: dict[str, str] = {
         "model": f"LightGBM, {metrics['best_iteration']} trees, calibration {metrics['calibration']['method']}",
@@ -194,15 +195,15 @@ def card(metrics: Mapping[str, Any], job_name: str, model_uri: str) -> str:
         "graded on": f"{metrics['n_validation']:,} later rows, {_day(metrics['validation_start'])} to "
         f"{_day(metrics['validation_end'])}, {metrics['fraud_rate_validation']:.2%} fraud",
         "labels": sources,
-        "left out": f"{len(metrics['excluded'])} columns: {', '.join(list(metrics['excluded'])[:6])}"
-        f"{', …' if len(metrics['excluded']) > 6 else ''}",
+        "left out": f"{len(left_out)} columns{': ' if left_out else ''}{', '.join(left_out[:6])}"
+        f"{', …' if len(left_out) > 6 else ''}",
         "limits": "patterns of fraud that began after the training period are not in it; unseen categories and missing "
         "values score as missing",
         "trees": metrics["trees_sha256"],
     }
     # Names of columns come from data: they must not become markup.
     lines = [f"| **{name}** | {html.escape(text).replace('|', '&#124;')} |" for name, text in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    return "\n".join(["| | |", "|---|:---|", *lines])
 
 
 def rows_of(metrics: Mapping[str, Any]) -> str:
@@ -213,7 +214,19 @@ def rows_of(metrics: Mapping[str, Any]) -> str:
         f"It learnt from **{metrics['n_train']:,}** rows ({metrics['fraud_rate_train']:.2%} fraud), the newest "
         f"**{metrics['n_stopping']:,}** of which told when to stop; **{metrics['n_validation']:,}** later rows "
         f"({metrics['fraud_rate_validation']:.2%} fraud) grade, from {_day(metrics['validation_start'])} to "
-        f"{_day(metrics['validation_end'])}.{left}"
+        f"{_day(metrics['validation_end'])}.{left}{tuning_sentence(metrics)}"
+    )
+
+
+def tuning_sentence(metrics: Mapping[str, Any]) -> str:
+    """One sentence about what tuning found; empty when nothing was tuned."""
+    tuned = metrics["tuned"]
+    if not tuned:
+        return ""
+    changed = ", ".join(f"{name} {value:.4g}" for name, value in tuned["changed"].items()) or "nothing"
+    return (
+        f" Of {tuned['trials']} sets of hyperparameters, {tuned['pruned']} of them cut short, the best took "
+        f"{tuned['metric']} on the stopping rows from {tuned['first']:.5f} to {tuned['best']:.5f}; changed: {changed}."
     )
 
 

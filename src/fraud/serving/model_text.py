@@ -27,8 +27,8 @@ HEADER = {
     "num_tree_per_iteration": "num_tree_per_iteration=1",
     "label_index": r"label_index=\d{1,9}",
     "max_feature_idx": r"max_feature_idx=(\d{1,9})",
-    "objective": r"objective=binary sigmoid:(\d+(?:\.\d+)?(?:e[-+]\d\d)?)",
-    "feature_names": "feature_names=([^=]+)",
+    "objective": r"objective=binary sigmoid:(\d+(?:\.\d+)?(?:e[-+]\d{2,3})?)",
+    "feature_names": "feature_names=(.+)",
     "feature_infos": r"feature_infos=((?: ?(?:none|\[[-+.\deinf]+:[-+.\deinf]+\]|-?\d+(?::-?\d+)*)(?![^ ]))+)",
     "tree_sizes": r"tree_sizes=(\d{1,9}(?: \d{1,9})*)",
 }
@@ -65,7 +65,7 @@ DECISION_TYPES = [0, 2, 4, 6, 8, 10, 1, 5, 9]  # bits 2 and 3: missing is none, 
 
 PRINTABLE = bytes(range(32, 127)) + b"\n"
 PARAMETER = re.compile(r"\[([a-z_0-9]+): (.*)\]")
-NUMBER = r"-?(?:0|[1-9]\d{0,19})(?:\.\d{1,20})?(?:e[-+]\d\d)?"
+NUMBER = r"-?(?:0|[1-9]\d{0,19})(?:\.\d{1,20})?(?:e[-+]\d{2,3})?"
 NUMBERS = re.compile(f"(?:{NUMBER}(?:,{NUMBER})*)?")
 # LightGBM makes JSON of the parameters when it loads them: these in quotes, all others as they are.
 TEXTS = {
@@ -246,6 +246,7 @@ def _check_counts(a: dict[str, np.ndarray], nodes: np.ndarray, leaves: np.ndarra
     rows = np.empty(len(is_leaf))
     rows[~is_leaf], rows[is_leaf] = a["internal_count"], a["leaf_count"]
     every(rows[slots].sum(axis=0) == a["internal_count"], nodes, "has an internal_count unlike its children's")
+    every(a["internal_count"] < 2**31, nodes, "has an impossible internal_count")
 
 
 def _check_categories(trees: _Trees, a: dict[str, np.ndarray], nodes: np.ndarray) -> None:
