@@ -16,8 +16,8 @@ TRUTHS = {
     "none": "none ever",
 }
 WAYS = {
-    "product": "The product's split: the newest true fifth only says when to stop, opinions teach whatever their age",
-    "all": "All labelled rows teach, as many trees as the history needed",
+    "product": "The product's split: the newest true fifth and the week before teach nothing, opinions always",
+    "all": "All labelled rows teach; the newest true fifth told how many trees",
 }
 Key = tuple[str, str, str, str]  # training, dataset, regime, policy
 

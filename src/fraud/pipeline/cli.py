@@ -117,11 +117,12 @@ def models_command(
 ) -> None:
     """List the models in the Model Registry, newest first: version, run, figures, approval."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fraud.pipeline import registry
 
-    table = Table("#", "run", "AUC", "avg. prec.", "approval", "made (UTC)", box=None, pad_edge=False)
+    run = Column("run", overflow="fold")  # an id that is cut cannot be approved
+    table = Table("#", run, "AUC", "AP", "approval", "made (UTC)", box=None, pad_edge=False)
     for package in registry.packages(endpoint):
         about = package.get("CustomerMetadataProperties", {})
         figures = [f"{float(about[name]):.4f}" if name in about else "" for name in ("auc", "average_precision")]
