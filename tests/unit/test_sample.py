@@ -1,11 +1,14 @@
 """The sample has IEEE-CIS's shape: facts published about that table, determinism, streaming, injected drift."""
 
 import csv
+import dataclasses
 import errno
+import gc
 import hashlib
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import lightgbm
@@ -14,7 +17,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fraud.demo import sample, sample_facts
+from fraud.demo import sample, sample_facts, sample_people
 from fraud.demo.sample_shift import shift
 from fraud.errors import DataError, ParameterError, PlatformError
 
@@ -393,3 +396,14 @@ def test_a_senseless_shift_is_refused(core, change, words):
 def test_a_pattern_needs_a_table_of_the_sample():
     with pytest.raises(ParameterError, match="made by `fraud sample`"):
         shift(pl.DataFrame({"TransactionDT": [1], "amount": [2.0]}), "pattern")
+
+
+def test_shares_do_not_outlive_their_clients():
+    """Kept by the clients' address in memory they would be given to whoever comes there next: another world."""
+    people = dataclasses.replace(sample_people.population(5), kept={})
+    shares = people.shares(0, None)
+    assert people.shares(0, None) is shares and len(shares) == len(people.pools[0])
+    gone = weakref.ref(shares)
+    del people, shares
+    gc.collect()
+    assert gone() is None

@@ -150,6 +150,8 @@ class Population:
         How often the client pays, relative.
     pools : list of ndarray
         Clients by product.
+    kept : dict
+        Shares that were asked for; here, because they must not outlive their clients.
     """
 
     card1: np.ndarray
@@ -168,31 +170,25 @@ class Population:
     effect: np.ndarray
     activity: np.ndarray
     pools: list[np.ndarray]
+    kept: dict[tuple[int, str], np.ndarray] = field(default_factory=dict, repr=False)
 
     def shares(self, product: int, pattern: Pattern | None) -> np.ndarray:
         """Cumulative share of each client of a product's pool, for legitimate payments or a pattern's victims."""
-        return _shares(self, product, pattern)
+        key = (product, pattern.name if pattern else "")
+        if key not in self.kept:
+            pool = self.pools[product]
+            weights = self.activity[pool]
+            if pattern:  # victims: active or not, but credit cards and discover cards are likelier
+                weights = weights**0.3 * np.where(self.card6[pool] == 1, pattern.credit, 1.0)
+                weights = weights * np.where(self.card4[pool] == 3, 2.2, 1.0)
+            self.kept[key] = cumulative(weights)
+        return self.kept[key]
 
     def __hash__(self) -> int:
         return id(self)
 
     def __eq__(self, other: object) -> bool:
         return self is other
-
-
-_KEPT: dict[tuple[int, int, str], np.ndarray] = {}
-
-
-def _shares(people: Population, product: int, pattern: Pattern | None) -> np.ndarray:
-    key = (id(people), product, pattern.name if pattern else "")
-    if key not in _KEPT:
-        pool = people.pools[product]
-        weights = people.activity[pool]
-        if pattern:  # victims: active or not, but credit cards and discover cards are likelier
-            weights = weights**0.3 * np.where(people.card6[pool] == 1, pattern.credit, 1.0)
-            weights = weights * np.where(people.card4[pool] == 3, 2.2, 1.0)
-        _KEPT[key] = cumulative(weights)
-    return _KEPT[key]
 
 
 @lru_cache(maxsize=2)
