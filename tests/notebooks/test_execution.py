@@ -126,6 +126,7 @@ def test_a_refused_model_stops_the_run_and_leaves_the_endpoint(house, run):
     assert "runs/refused/COMMITTED" not in house.keys("runs/refused/")
 
 
+@pytest.mark.slow
 def test_a_model_that_waits_is_deployed_once_somebody_approved_it(house, run):
     asked = [*FEW, "-p", "approval=manual", "-p", "seed=1", "-p", "strategy=all_at_once"]
     steps = ["--only", "01", "--only", "02", "--only", "03"]
