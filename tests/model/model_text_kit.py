@@ -6,6 +6,7 @@ a start. It runs no OpenMP region itself, which forks would not survive.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import resource
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fraud.serving import libgomp, model_file
+from fraud.serving import libgomp, model_file, model_text
 
 SECONDS = 20
 N_FEATURES = 4
@@ -52,6 +53,32 @@ def train(n_trees: int = 3, *, categorical: bool = True, x=None, y=None, **setti
     y = label(x) if y is None else y
     data = lightgbm.Dataset(x, y, categorical_feature=[2] if categorical else [], params=settings)
     return lightgbm.train(settings, data, n_trees)
+
+
+def deep(text: str) -> str:
+    """A tree that is a single long branch."""
+    n = model_text.MAX_DEPTH + 2
+    tree = {
+        "num_leaves": [n + 1],
+        "num_cat": [0],
+        "split_feature": [0] * n,
+        "split_gain": [1] * n,
+        "threshold": [0.5] * n,
+        "decision_type": [2] * n,
+        "left_child": [*range(1, n), -(n + 1)],
+        "right_child": [-(k + 1) for k in range(n)],
+        "leaf_value": [0.1] * (n + 1),
+        "leaf_weight": [1] * (n + 1),
+        "leaf_count": [1] * (n + 1),
+        "internal_value": [0] * n,
+        "internal_weight": [1] * n,
+        "internal_count": range(n + 1, 1, -1),
+        "is_linear": [0],
+        "shrinkage": [1],
+    }
+    lines = "".join(f"{key}={' '.join(map(str, values))}\n" for key, values in tree.items())
+    end = text.index("end of trees")
+    return f"{text[: text.index('Tree=0')]}Tree=0\n{lines}\n\n{text[end:]}"
 
 
 def seal(text: str) -> str:
@@ -208,15 +235,21 @@ DAMAGE = {
 
 
 def mutants(models: list[str], n: int, seed: int):
-    """Yield ``(what was done, bytes)``; the same for the same seed."""
+    """Yield ``(what was done, bytes)`` n times, never a model as it was; the same for the same seed."""
     kinds, weights = list(DAMAGE), np.array(list(DAMAGE.values())) / sum(DAMAGE.values())
-    for k in range(n):
+    sound = {text.encode() for text in models}
+    for k in itertools.count():
         rng = np.random.default_rng([seed, k])
         damage = kinds[rng.choice(len(kinds), p=weights)]
         text = damage(rng, models[rng.integers(len(models))])
         if isinstance(text, str) and rng.random() < 0.7:
             text = seal(text)
-        yield damage.__name__, text if isinstance(text, bytes) else text.encode()
+        content = text if isinstance(text, bytes) else text.encode()
+        if content not in sound:
+            yield damage.__name__, content
+            n -= 1
+        if not n:
+            return
 
 
 # -- a process that may end

@@ -197,7 +197,7 @@ def _ask_child(folder: Path) -> dict[str, Any]:
     if child.returncode:
         last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise QualityGateError(f"The model cannot be loaded (exit code {child.returncode}): {last[0][:300]}")
-    answer = json.loads(child.stdout)
+    answer = json.loads(child.stdout.splitlines()[-1])  # LightGBM's warnings stand before it
     if not all(math.isfinite(score) for score in answer["scores"]):
         raise QualityGateError("The model gives scores that are no numbers.")
     return dict(answer)
