@@ -240,7 +240,7 @@ def _check_shape(a: dict[str, np.ndarray], nodes: np.ndarray, leaves: np.ndarray
 def _check_counts(a: dict[str, np.ndarray], nodes: np.ndarray, leaves: np.ndarray, slots: np.ndarray) -> None:
     """Rows of a node are those of its children; reasons divide by them."""
     fewest = np.repeat(leaves > 1, leaves)  # a tree that never split may know of no rows
-    every((a["leaf_count"] >= fewest) & (a["leaf_count"] < 2**31), leaves, "has an impossible leaf_count")
+    every(a["leaf_count"] >= fewest, leaves, "has a leaf without rows")
     ends = np.cumsum(np.stack([nodes, leaves], axis=1).ravel())  # nodes and leaves of each tree take turns
     is_leaf = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(ends, prepend=0))
     rows = np.empty(len(is_leaf))
