@@ -128,7 +128,7 @@ def boosted(trainer: Trainer, rows: Rows, teach: np.ndarray, stop: np.ndarray) -
     """The product's trees."""
     matrix = np.asfortranarray(trainer.data.matrix[: len(rows.label)][teach])
     data = boosting.dataset(trainer.p, matrix, rows.label[teach], rows.weight[teach], trainer.data.schema)
-    found = boosting.boost(trainer.p, data, matrix, stop[teach], curves=False)
+    found = boosting.boost(trainer.p, boosting.split(data, stop[teach]), matrix[stop[teach]], curves=False)
     return model_file.booster_of(found.model.encode())
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from fraud import drift
 from fraud.errors import DataError, FraudError
 from fraud.serving import model_file
-from fraud.training import attributes, champion, grading, splits
+from fraud.training import attributes, champion, grading, hosts, splits
 from fraud.training.data import SOURCES, Ledger, Rows, open_ledger, raw_rows, read_rows
 from fraud.training.features import Learnt
 from fraud.training.fitting import fit
@@ -84,12 +84,12 @@ def train(p: argparse.Namespace, channel: Path, champion_channel: Path | None, m
     channel, champion_channel : Path
         Input; no champion is None.
     model_dir : Path
-        Output.
+        Output of the first host; the others write nothing.
 
     Returns
     -------
     dict
-        ``metrics.json``.
+        ``metrics.json``; empty on the others.
     """
     ledger = open_ledger(channel)
     rows = read_rows(ledger)
@@ -97,6 +97,9 @@ def train(p: argparse.Namespace, channel: Path, champion_channel: Path | None, m
     *older, fold = splits.prequential(rows, p, card)
     folds = grading.prequential(p, ledger, rows, older, card)
     fitted = fit(p, ledger, rows, fold)
+    random_split = grading.flattery(p, ledger, rows, fold) if p.split == "random" else {}
+    if not hosts.leads(p):
+        return {}
     graded = grading.graded_rows(ledger, rows, fold, card)
     threshold = grading.decide(p, ledger, rows, fold, fitted, card)
     theirs = champion.score(champion_channel, ledger, fold.grading, p.num_threads) if champion_channel else None
@@ -108,9 +111,9 @@ def train(p: argparse.Namespace, channel: Path, champion_channel: Path | None, m
     )  # fmt: skip
     if theirs is not None:
         logger.info("champion auc=%.5f, on the same rows", found["champion_auc"])
-    if p.split == "random":
-        found["random_split"] = grading.flattery(p, ledger, rows, fold)
-        logger.info("random split auc=%.5f: it flatters, and grades nothing", found["random_split"]["auc"])
+    if random_split:
+        found["random_split"] = random_split
+        logger.info("random split auc=%.5f: it flatters, and grades nothing", random_split["auc"])
     metrics = {
         "schema_version": 2,
         "model_version": p.model_version,
@@ -191,12 +194,13 @@ def main(arguments: list[str] | None = None) -> int:
     their_channel = os.environ.get("SM_CHANNEL_CHAMPION")
     try:
         p = parse(sys.argv[1:] if arguments is None else arguments)
-        train(
-            p,
-            Path(os.environ.get("SM_CHANNEL_TRAIN") or base / "input/data/train"),
-            Path(their_channel) if their_channel else None,
-            Path(os.environ.get("SM_MODEL_DIR") or base / "model"),
-        )
+        with hosts.connected(p):
+            train(
+                p,
+                Path(os.environ.get("SM_CHANNEL_TRAIN") or base / "input/data/train"),
+                Path(their_channel) if their_channel else None,
+                Path(os.environ.get("SM_MODEL_DIR") or base / "model"),
+            )
     except FraudError as error:  # the data's fault or the caller's: one sentence, no traceback
         report_failure(failure, str(error))
         return 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import io
 import json
 import os
@@ -46,6 +48,27 @@ time.sleep(600)
 """
 
 
+ON_HOSTS = """
+import json, os, pathlib, time
+config = json.loads(pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], "input/config/resourceconfig.json").read_text())
+mine = os.environ["SM_CURRENT_HOST"]
+assert config["current_host"] == mine and config["hosts"] == json.loads(os.environ["SM_HOSTS"])
+assert config["network_interface_name"] == os.environ["SM_NETWORK_INTERFACE_NAME"] == "lo"
+for name in ("ALL", "SHARE"):
+    print(name, sorted(path.name for path in pathlib.Path(os.environ["SM_CHANNEL_" + name]).iterdir()))
+for folder in ("SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR"):
+    pathlib.Path(os.environ[folder], mine).write_text(mine)
+print("auc=0." + mine[-1])
+"""
+ONE_FAILS = """
+import os, pathlib, sys, time
+if os.environ["SM_CURRENT_HOST"] == "algo-2":
+    pathlib.Path(os.environ["SM_OUTPUT_DIR"], "failure").write_text("the second one failed")
+    sys.exit(3)
+time.sleep(600)
+"""
+
+
 class Jobs:
     """What the tests ask of SageMaker."""
 
@@ -85,10 +108,10 @@ class Jobs:
             time.sleep(0.1)
         raise AssertionError(f"{name} is still {job['TrainingJobStatus']}: {job['SecondaryStatus']}")
 
-    def lines(self, name: str) -> list[str]:
-        group = "/aws/sagemaker/TrainingJobs"
-        streams = self.logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")["logStreams"]
-        assert [stream["logStreamName"].startswith(f"{name}/algo-1-") for stream in streams] == [True]
+    def lines(self, name: str, host: str = "algo-1") -> list[str]:
+        group, prefix = "/aws/sagemaker/TrainingJobs", f"{name}/{host}-"
+        streams = self.logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=prefix)["logStreams"]
+        assert len(streams) == 1
         events = self.logs.get_log_events(
             logGroupName=group, logStreamName=streams[0]["logStreamName"], startFromHead=True
         )
@@ -223,6 +246,44 @@ def test_the_time_limit_holds(jobs: Jobs) -> None:
     assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
 
 
+def machines(count: int) -> dict[str, Any]:
+    return {"InstanceType": "ml.m5.large", "InstanceCount": count, "VolumeSizeInGB": 5}
+
+
+def test_a_job_on_three_machines(jobs: Jobs) -> None:
+    for name in "abcd":
+        uri = jobs.put(f"shared/{name}.txt", name).removesuffix("a.txt")
+    uri = uri.removesuffix("d.txt")
+    share = channel("share", uri)
+    share["DataSource"]["S3DataSource"]["S3DataDistributionType"] = "ShardedByS3Key"
+    request = jobs.request(ON_HOSTS, ResourceConfig=machines(3), InputDataConfig=[channel("all", uri), share])
+    request["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "auc", "Regex": "auc=([0-9.]+)"}]
+    jobs.sagemaker.create_training_job(**request)
+    name = request["TrainingJobName"]
+    job = jobs.wait(name)
+    assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
+    hosts = ["algo-1", "algo-2", "algo-3"]
+    assert jobs.archive(job["ModelArtifacts"]["S3ModelArtifacts"]) == {host: host for host in hosts}
+    assert jobs.archive(f"s3://{jobs.aws.bucket}/out/{name}/output/output.tar.gz") == {host: host for host in hosts}
+    shares = []
+    for host in hosts:
+        everything, mine, _ = jobs.lines(name, host)
+        assert everything == "ALL ['a.txt', 'b.txt', 'c.txt', 'd.txt']"
+        shares += ast.literal_eval(mine.removeprefix("SHARE "))
+    assert sorted(shares) == ["a.txt", "b.txt", "c.txt", "d.txt"]
+    assert [metric["Value"] for metric in job["FinalMetricDataList"]] == [pytest.approx(0.1)]
+
+
+def test_a_machine_that_fails_ends_the_others(jobs: Jobs) -> None:
+    name = jobs.start(ONE_FAILS, ResourceConfig=machines(2))
+    job = jobs.wait(name)
+    assert job["TrainingJobStatus"] == "Failed"
+    assert job["FailureReason"] == "AlgorithmError: the second one failed, exit code: 3"
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            assert process.environ().get("TRAINING_JOB_NAME") != name
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -233,7 +294,7 @@ def test_the_time_limit_holds(jobs: Jobs) -> None:
             r"\(ValidationException\).*exactly one of TrainingImage",
         ),
         (
-            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 5}},
+            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 5, "VolumeSizeInGB": 5}},
             r"\(ResourceLimitExceeded\).*training job usage",
         ),
         (

@@ -65,6 +65,18 @@ def test_the_same_rows_and_parameters_give_the_same_trees_and_a_tie_keeps_the_ch
     assert metrics["identical"] and metrics["comparison"]["auc"]["difference"] == 0
 
 
+@pytest.mark.slow
+def test_two_training_instances_find_as_good_a_model_as_one(house, run):
+    house.fraud("run", "--run-id", "exec9", "--only", "01")
+    house.fraud("run", "--run-id", "exec9", "--only", "02", "-p", "training_instances=2", *FEW[:6])
+    (archive,) = (key for key in house.keys("runs/exec9/model/") if key.endswith("model.tar.gz"))
+    metrics = json.loads(read_members(house.read(archive))["metrics.json"])
+    assert metrics["hyperparameters"]["hosts"] == ["algo-1", "algo-2"]
+    assert metrics["n_train"] == run["02_train"]["n_train"]
+    change = metrics["comparison"]["auc"]
+    assert change["low"] <= 0 <= change["high"]  # 4,000 rows: within chance; tests/unit/test_hosts.py holds 0.002
+
+
 def test_the_report_was_mailed(house, run):
     assert list((house.state / "mail").glob("*.eml"))
 

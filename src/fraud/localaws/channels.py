@@ -29,8 +29,22 @@ def split(uri: str) -> tuple[str, str]:
     return parts.netloc, parts.path.lstrip("/")
 
 
-async def download(context: Context, channel: dict[str, Any], role: str, folder: Path) -> int:
+async def download(
+    context: Context, channel: dict[str, Any], role: str, folder: Path, host: tuple[int, int] = (0, 1)
+) -> int:
     """Download a channel of a training job into `folder`; return how many objects.
+
+    Parameters
+    ----------
+    context : Context
+    channel : dict
+        Of the request.
+    role : str
+        ARN of the job's role.
+    folder : Path
+        Where to.
+    host : tuple of int
+        Place of the host among how many; each gets its share when the channel is ``ShardedByS3Key``.
 
     Raises
     ------
@@ -41,8 +55,18 @@ async def download(context: Context, channel: dict[str, Any], role: str, folder:
     if source is None:
         raise DownloadError(f"Data download failed:channel {channel['ChannelName']} has no S3DataSource")
     objects = await find(context, source["S3Uri"], source["S3DataType"], role)
+    if source.get("S3DataDistributionType") == "ShardedByS3Key":
+        objects = shard(objects, *host)
     await fetch(context, objects, folder)
     return len(objects)
+
+
+def shard(objects: list[tuple[str, str, str]], at: int, count: int) -> list[tuple[str, str, str]]:
+    """Share of one host: keys in order, dealt out in turn.
+
+    Which host gets which is not promised by AWS, that each object goes to one of them is.
+    """
+    return sorted(objects)[at::count]
 
 
 async def find(context: Context, uri: str, kind: str, role: str) -> list[tuple[str, str, str]]:

@@ -16,13 +16,13 @@ import re
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-HOST = "algo-1"
 OPT_ML = "/opt/ml"
 _SUBMIT = ("sagemaker_program", "sagemaker_submit_directory")
 _TOOLKIT = frozenset(
@@ -71,6 +71,10 @@ class Container:
         Variables with which its AWS clients find the local AWS.
     site : Path
         Where requirements go that this interpreter does not have; shared by jobs with equal requirements.
+    hosts : sequence of str
+        Names of the job's machines; each has a container of its own.
+    host : str
+        Which of them this one is.
     """
 
     root: Path
@@ -78,6 +82,8 @@ class Container:
     arn: str
     aws: dict[str, str]
     site: Path
+    hosts: Sequence[str] = ("algo-1",)
+    host: str = "algo-1"
 
     # ---- layout ----------------------------------------------------------------------------------------------------
 
@@ -167,11 +173,13 @@ class Container:
         """``resourceconfig.json``."""
         kind = self.job["ResourceConfig"].get("InstanceType", "ml.m5.large")
         return {
-            "current_host": HOST,
+            "current_host": self.host,
             "current_instance_type": kind,
             "current_group_name": "homogeneousCluster",
-            "hosts": [HOST],
-            "instance_groups": [{"instance_group_name": "homogeneousCluster", "instance_type": kind, "hosts": [HOST]}],
+            "hosts": list(self.hosts),
+            "instance_groups": [
+                {"instance_group_name": "homogeneousCluster", "instance_type": kind, "hosts": list(self.hosts)}
+            ],
             "network_interface_name": "lo",
         }
 
@@ -237,7 +245,7 @@ class Container:
             "TRAINING_JOB_NAME": self.job["TrainingJobName"],
             "TRAINING_JOB_ARN": self.arn,
             "SAGEMAKER_REGION": self.aws.get("AWS_REGION", ""),
-            "CURRENT_HOST": HOST,
+            "CURRENT_HOST": self.host,
             **(self.job.get("Environment") or {}),
         }
 
@@ -247,7 +255,7 @@ class Container:
         channels = {channel["ChannelName"]: str(self.data / channel["ChannelName"]) for channel in self._channels}
         cpus = os.cpu_count() or 1
         values: dict[str, Any] = {
-            "hosts": [HOST],
+            "hosts": list(self.hosts),
             "network_interface_name": "lo",
             "hps": arguments,
             "user_entry_point": program,
@@ -256,10 +264,10 @@ class Container:
             "input_data_config": _read_json(config / "inputdataconfig.json"),
             "output_data_dir": str(self.output / "data"),
             "channels": sorted(channels),
-            "current_host": HOST,
+            "current_host": self.host,
             "current_instance_type": self.resources["current_instance_type"],
             "current_instance_group": "homogeneousCluster",
-            "current_instance_group_hosts": [HOST],
+            "current_instance_group_hosts": list(self.hosts),
             "is_hetero": False,
             "module_name": program.removesuffix(".py"),
             "log_level": 20,
@@ -307,7 +315,8 @@ class Container:
 
     def _site(self, requirements: Path) -> Path:
         mark = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:16]
-        return self.site / mark
+        # Several hosts would install into one folder at the same time.
+        return self.site / (mark if len(self.hosts) == 1 else f"{mark}-{self.host}")
 
     def close(self) -> None:
         """Remove what lies outside the job's folder."""

@@ -168,9 +168,7 @@ class Run:
             objects = await channels.find(self.context, source["S3Uri"], source["S3DataType"], self.doc["RoleArn"])
             sharded = source.get("S3DataDistributionType") == "ShardedByS3Key"
             for at, host in enumerate(self.hosts):
-                # Keys in order, dealt out in turn: which host gets which is not promised by AWS, that each gets its
-                # own share is.
-                mine = sorted(objects)[at :: len(self.hosts)] if sharded else objects
+                mine = channels.shard(objects, at, len(self.hosts)) if sharded else objects
                 await channels.fetch(self.context, mine, host.local(source["LocalPath"]))
                 if self.stopped_by:
                     return

@@ -17,6 +17,7 @@ from fraud.localaws.wire import AwsError, Context, Operations
 __all__ = ["Tags", "TrainingJobs"]
 
 KIND = "training-job"
+MOST_HOSTS = 4
 STOP_GRACE = 120.0  # seconds between SIGTERM and SIGKILL, as on AWS
 _ACTIVE = ("InProgress", "Stopping")
 _INTERRUPTED = "InternalServerError: the local AWS was stopped while the job ran. Please run it again."
@@ -166,7 +167,7 @@ class TrainingJobs(Operations):
         if reason:
             doc["FailureReason"] = reason
         if run is not None:
-            doc["FinalMetricDataList"] = list(run.log.values.values())
+            doc["FinalMetricDataList"] = list(run.hosts[0].log.values.values())
             if run.artifacts:
                 doc["ModelArtifacts"] = {"S3ModelArtifacts": run.artifacts}
         self.context.store.put(KIND, doc["TrainingJobName"], doc)
@@ -192,13 +193,13 @@ class TrainingJobs(Operations):
         resources = params["ResourceConfig"]
         if not resources.get("InstanceType") or not resources.get("InstanceCount"):
             raise AwsError("ValidationException", "InstanceType and InstanceCount are required in ResourceConfig.")
-        if resources["InstanceCount"] > 1:
+        if resources["InstanceCount"] > MOST_HOSTS:
             kind, count = resources["InstanceType"], resources["InstanceCount"]
             raise AwsError(
                 "ResourceLimitExceeded",
-                f"The account-level service limit '{kind} for training job usage' is 1 Instances, with current "
-                f"utilization of 0 Instances and a request delta of {count} Instances. "
-                "The local AWS trains on this machine alone.",
+                f"The account-level service limit '{kind} for training job usage' is {MOST_HOSTS} Instances, with "
+                f"current utilization of 0 Instances and a request delta of {count} Instances. "
+                "The local AWS runs them all on this machine.",
             )
         names = [channel["ChannelName"] for channel in params.get("InputDataConfig") or []]
         for name in sorted({name for name in names if names.count(name) > 1}):

@@ -1,4 +1,7 @@
-"""One training job from its first second to its last: download, train, upload."""
+"""One training job from its first second to its last: on each host download and train, then upload.
+
+A host is a folder and its processes; all of them are on this machine.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,21 @@ class JobFailedError(Exception):
     """The job ends as Failed; the message is its FailureReason."""
 
 
+@dataclass
+class Host:
+    """One of the machines of a job: what runs in it, and what that writes."""
+
+    container: Container
+    log: JobLog
+    process: asyncio.subprocess.Process | None = field(default=None, repr=False)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal its process and what that started."""
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+
+
 class Run:
     """A running training job.
 
@@ -47,8 +66,8 @@ class Run:
 
     Attributes
     ----------
-    log : JobLog
-        What the container wrote.
+    hosts : list of Host
+        ``algo-1`` and so on.
     stopped_by : str
         ``"Stopped"`` or ``"MaxRuntimeExceeded"`` once it was told to stop.
     artifacts : str
@@ -62,14 +81,19 @@ class Run:
         self.grace = grace
         self.name = doc["TrainingJobName"]
         self.folder = context.state / "jobs" / self.name
-        self.container = Container(
-            self.folder / "ml", doc, doc["TrainingJobArn"], context.environment, context.state / "site"
-        )
-        stream = f"{self.name}/algo-1-{int(time.time())}"
-        self.log = JobLog(context, stream, doc["AlgorithmSpecification"].get("MetricDefinitions") or [])
+        names = [f"algo-{at}" for at in range(1, doc["ResourceConfig"]["InstanceCount"] + 1)]
+        metrics = doc["AlgorithmSpecification"].get("MetricDefinitions") or []
+        site, arn = context.state / "site", doc["TrainingJobArn"]
+        self.hosts = [
+            Host(
+                Container(self.folder / name / "ml", doc, arn, context.environment, site, names, name),
+                JobLog(context, f"{self.name}/{name}-{int(time.time())}", metrics),
+            )
+            for name in names
+        ]
         self.stopped_by = ""
         self.artifacts = ""
-        self._process: asyncio.subprocess.Process | None = None
+        self._over = False
         self._ending: asyncio.Task[None] | None = None
 
     async def execute(self) -> None:
@@ -83,7 +107,8 @@ class Run:
         try:
             self._check_stopped()
             self.step("Downloading", "Downloading input data")
-            await self._download()
+            for host in self.hosts:
+                await self._download(host.container)
             self._check_stopped()
             self.step("Training", "Training image download completed. Training in progress.")
             await self._train()
@@ -94,7 +119,8 @@ class Run:
         except OSError as error:
             raise JobFailedError(f"InternalServerError: the local AWS cannot write {self.folder}: {error}") from None
         finally:
-            self.container.close()
+            for host in self.hosts:
+                host.container.close()
             await self.context.call(self._tidy)
 
     def stop(self, why: str) -> None:
@@ -105,26 +131,27 @@ class Run:
 
     def kill(self) -> None:
         """End it at once."""
-        self._signal(signal.SIGKILL)
+        for host in self.hosts:
+            host.signal(signal.SIGKILL)
 
     # ---- download --------------------------------------------------------------------------------------------------
 
-    async def _download(self) -> None:
-        container = self.container
+    async def _download(self, container: Container) -> None:
         container.prepare()
         try:
             for channel in self.doc.get("InputDataConfig") or []:
                 folder = container.data / archives.safe_path(channel["ChannelName"])
-                await channels.download(self.context, channel, self.doc["RoleArn"], folder)
+                at = container.hosts.index(container.host), len(container.hosts)
+                await channels.download(self.context, channel, self.doc["RoleArn"], folder, at)
                 self._check_stopped()
             if not container.entry_point:
-                await self._fetch_code(container.submit_directory)
+                await self._fetch_code(container)
         except (channels.DownloadError, archives.ArchiveError) as error:
             raise JobFailedError(f"ClientError: {error}"[:_LONGEST_REASON]) from None
 
-    async def _fetch_code(self, source: str) -> None:
+    async def _fetch_code(self, container: Container) -> None:
         """Get script mode's source code: an archive in S3, or a folder of a channel."""
-        container = self.container
+        source = container.submit_directory
         if source.startswith("s3://"):
             bucket, key = channels.split(source)
             archive = container.root / "sourcedir.tar.gz"
@@ -146,21 +173,30 @@ class Run:
     async def _train(self) -> None:
         seconds = (self.doc.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", 86400)
         watch = self.context.background(self._watch(seconds))
-        await self.log.open()
+        tasks = [asyncio.create_task(self._train_on(host)) for host in self.hosts]
         try:
-            for command in await self.context.call(self.container.commands):
-                await self._execute(command)
-                self._check_stopped(after_training=True)
+            await asyncio.gather(*tasks)
         except ContainerError as error:
             raise JobFailedError(f"AlgorithmError: {error}"[:_LONGEST_REASON]) from None
         finally:
             watch.cancel()
+            self._over = True
+            self.kill()  # one that failed ends the others
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._check_stopped(after_training=True)
+
+    async def _train_on(self, host: Host) -> None:
+        await host.log.open()
+        for command in await self.context.call(host.container.commands):
+            await self._execute(host, command)
+            if self.stopped_by:
+                break
 
     async def _watch(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self.stop("MaxRuntimeExceeded")
 
-    async def _execute(self, command: Command) -> None:
+    async def _execute(self, host: Host, command: Command) -> None:
         try:
             process = await self.context.spawn(
                 *command.arguments,
@@ -172,12 +208,14 @@ class Run:
             )
         except OSError as error:
             raise JobFailedError(f"ClientError: {command.arguments[0]} cannot be started: {error.strerror}") from None
-        self._process = process
+        host.process = process
         if self.stopped_by:  # asked between two processes
-            self._signal(signal.SIGTERM)
+            host.signal(signal.SIGTERM)
+        if self._over:  # another host failed while it started, too early for its SIGKILL
+            host.signal(signal.SIGKILL)
         assert process.stdout is not None
         try:
-            following = asyncio.create_task(self.log.follow(process.stdout))
+            following = asyncio.create_task(host.log.follow(process.stdout))
             code = await exited(process)
             # What the script left in the background may keep the pipe open; it is ended with the container.
             _, late = await asyncio.wait({following}, timeout=5.0)
@@ -185,33 +223,29 @@ class Run:
                 task.cancel()
             await asyncio.gather(following, return_exceptions=True)
         except asyncio.CancelledError:
-            self.kill()
+            host.signal(signal.SIGKILL)
             raise
         finally:
-            self._process = None
+            host.process = None
         if code != 0 and not self.stopped_by:
-            raise JobFailedError(self._reason(code, command))
+            raise JobFailedError(self._reason(host, code, command))
 
     async def _end(self) -> None:
-        self._signal(signal.SIGTERM)
+        for host in self.hosts:
+            host.signal(signal.SIGTERM)
         await asyncio.sleep(self.grace)
-        self._signal(signal.SIGKILL)
+        self.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-
-    def _reason(self, code: int, command: Command) -> str:
+    def _reason(self, host: Host, code: int, command: Command) -> str:
         """Return the failure as AWS tells it: what the container wrote to ``output/failure``, or the end of its log."""
         code = 128 - code if code < 0 else code
-        failure = self.container.output / "failure"
+        failure = host.container.output / "failure"
         text = ""
         if failure.is_file():
             with failure.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(_LONGEST_REASON)
-        tail = "\n".join(_own_lines(list(self.log.tail)))[-600:]
-        if self.container.entry_point:
+        tail = "\n".join(_own_lines(list(host.log.tail)))[-600:]
+        if host.container.entry_point:
             text = f"{tail}\n{text.strip()}"  # the SDK's script writes only that something failed
         elif not text:
             shown = " ".join(command.arguments[:2])
@@ -229,25 +263,34 @@ class Run:
         if output.get("KmsKeyId"):
             extra = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": output["KmsKeyId"]}
         s3 = self.context.client("s3")
+        container = await self.context.call(self._gathered)
 
         async def put(path: Path, key: str) -> None:
             await self.context.call(s3.upload_file, str(path), bucket, key, ExtraArgs=extra)
 
         try:
             if output.get("CompressionType") == "NONE":
-                for path in sorted(self.container.model.rglob("*")):
+                for path in sorted(container.model.rglob("*")):
                     if path.is_file() and not path.is_symlink():
-                        await put(path, f"{start}/model/{path.relative_to(self.container.model).as_posix()}")
+                        await put(path, f"{start}/model/{path.relative_to(container.model).as_posix()}")
                 self.artifacts = f"s3://{bucket}/{start}/model/"
             else:
-                await put(await self._packed(self.container.model), f"{start}/model.tar.gz")
+                await put(await self._packed(container.model), f"{start}/model.tar.gz")
                 self.artifacts = f"s3://{bucket}/{start}/model.tar.gz"
-            if any((self.container.output / "data").iterdir()):
-                await put(await self._packed(self.container.output / "data"), f"{start}/output.tar.gz")
+            if any((container.output / "data").iterdir()):
+                await put(await self._packed(container.output / "data"), f"{start}/output.tar.gz")
         except Exception as error:
             if not isinstance(error, ClientError | BotoCoreError) and type(error).__module__ != "boto3.exceptions":
                 raise
             raise JobFailedError(f"ClientError: Artifact upload failed:{error}"[:_LONGEST_REASON]) from None
+
+    def _gathered(self) -> Container:
+        """Put what all hosts made into the first one's folders: one archive holds it."""
+        first, *others = (host.container for host in self.hosts)
+        for other in others:
+            for source, target in ((other.model, first.model), (other.output / "data", first.output / "data")):
+                shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+        return first
 
     async def _packed(self, folder: Path) -> Path:
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".tar.gz", delete=False) as file:
@@ -259,7 +302,8 @@ class Run:
 
     def _check_stopped(self, after_training: bool = False) -> None:
         """Leave when the job was told to stop; a model that is there already is uploaded all the same, as on AWS."""
-        if self.stopped_by and not (after_training and any(self.container.model.iterdir())):
+        made = after_training and any(any(host.container.model.iterdir()) for host in self.hosts)
+        if self.stopped_by and not made:
             raise _StoppedError
 
     def _tidy(self) -> None:

@@ -110,7 +110,9 @@ def _submit(run: Run, p: SimpleNamespace, base: str) -> str:
             requirements="requirements-tuning.txt" if p.n_trials else "requirements.txt",
             ignore_patterns=["pipeline", "localaws", "demo", "*.egg-info", "__pycache__", "*.pyc"],
         ),
-        compute=Compute(instance_type=p.instance_type, instance_count=1, volume_size_in_gb=p.volume_gb),
+        compute=Compute(
+            instance_type=p.instance_type, instance_count=p.training_instances, volume_size_in_gb=p.volume_gb
+        ),
         stopping_condition=StoppingCondition(max_runtime_in_seconds=p.max_runtime_seconds),
         output_data_config=OutputDataConfig(s3_output_path=run.uri("model"), kms_key_id=here.kms_key_arn or None),
         environment={"MODEL_VERSION": run.run_id},
@@ -151,7 +153,8 @@ def wait(job_name: str, *, poll_seconds: float = 2.0, echo: Callable[[str], None
     seen = 0
     while True:
         job = client("sagemaker").describe_training_job(TrainingJobName=job_name)
-        lines = log_lines(job_name)
+        logs = log_lines(job_name)
+        lines = logs.get(min(logs, default=""), [])  # all hosts say the same of their trees
         for line in lines[seen:]:
             if " auc=" in line or line.startswith("trial "):
                 echo(line)
@@ -160,23 +163,24 @@ def wait(job_name: str, *, poll_seconds: float = 2.0, echo: Callable[[str], None
             break
         time.sleep(poll_seconds)
     if job["TrainingJobStatus"] != "Completed":
-        tail = "\n".join(lines[-15:])
+        tail = "\n".join("\n".join(lines[-15:]) for lines in logs.values())
         reason = job.get("FailureReason", "it was stopped")
         raise TrainingJobError(f"The training job {job_name} failed: {reason}\nLast lines of its log:\n{tail}")
     return dict(job)
 
 
-def log_lines(job_name: str) -> list[str]:
-    """The job's log so far, from CloudWatch Logs; empty while there is none."""
+def log_lines(job_name: str) -> dict[str, list[str]]:
+    """The log of each host so far, from CloudWatch Logs; empty while there is none."""
     logs = client("logs")
     try:
         streams = logs.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{job_name}/")["logStreams"]
     except logs.exceptions.ResourceNotFoundException:
-        return []
-    lines: list[str] = []
+        return {}
+    lines: dict[str, list[str]] = {}
     for stream in streams:
-        events = logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=stream["logStreamName"], startFromHead=True)
-        lines += [event["message"].rstrip() for event in events["events"]]
+        name = stream["logStreamName"]
+        events = logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=name, startFromHead=True)
+        lines[name] = [event["message"].rstrip() for event in events["events"]]
     return lines
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fraud.serving import libgomp, model_file
+from fraud.training import hosts
 from fraud.training.hyperparameters import STOPPING_METRICS
 
 PROGRESS_ROUNDS, CURVE_ROUNDS = 50, 10
@@ -32,7 +33,8 @@ class Boosted:
     rounds : int
         Trees in it.
     curve : dict
-        ``iteration``, ``train_auc``, ``valid_auc`` of the trees that were grown without the stopping rows.
+        ``iteration``, ``train_auc`` (of this host's rows), ``valid_auc`` of the trees that were grown without the
+        stopping rows.
     stopping_score : ndarray of shape (n_stopping,)
         What those trees, up to the best round, say of the stopping rows.
     """
@@ -66,10 +68,12 @@ def settings(p: Namespace) -> dict[str, Any]:
         "force_row_wise": True,  # otherwise LightGBM times both ways and takes the faster, which may differ each time
         "num_threads": p.num_threads or os.cpu_count(),
         "verbosity": -1,
-    }
+    } | hosts.settings(p)
 
 
-def dataset(p: Namespace, matrix: np.ndarray, label: np.ndarray, weight: np.ndarray, schema: Any) -> Any:
+def dataset(
+    p: Namespace, matrix: np.ndarray, label: np.ndarray, weight: np.ndarray, schema: Any, reference: Any = None
+) -> Any:
     """LightGBM's view of encoded rows.
 
     Parameters
@@ -79,6 +83,8 @@ def dataset(p: Namespace, matrix: np.ndarray, label: np.ndarray, weight: np.ndar
         Float64 in column order, which LightGBM takes without a copy.
     label, weight : ndarray of shape (n_rows,)
     schema : fraud.schema.Schema
+    reference : lightgbm.Dataset, optional
+        Gives the bins; by default they are found here, or on all hosts together.
 
     Returns
     -------
@@ -88,10 +94,50 @@ def dataset(p: Namespace, matrix: np.ndarray, label: np.ndarray, weight: np.ndar
         matrix,
         label,
         weight=weight if (weight != 1).any() else None,
+        reference=reference,
         feature_name=feature_names(schema.names),
         categorical_feature=[j for j, feature in enumerate(schema.features) if feature.type == "category"],
         params=settings(p),
     )
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """LightGBM's views of the rows that teach.
+
+    Attributes
+    ----------
+    train : lightgbm.Dataset
+        All training rows that this host keeps.
+    fit : lightgbm.Dataset
+        The older of them.
+    stopping : lightgbm.Dataset
+        The newest rows, on every host all of them.
+    """
+
+    train: Any
+    fit: Any
+    stopping: Any
+
+
+def split(data: Any, stopping: np.ndarray, watched: Any = None) -> Datasets:
+    """Divide a dataset into the rows that fit the trees and those that stop them.
+
+    Parameters
+    ----------
+    data : lightgbm.Dataset
+        Training rows.
+    stopping : ndarray of bool, of shape (n_rows,)
+        The newest of them.
+    watched : lightgbm.Dataset, optional
+        The stopping rows of all hosts; by default those of `data`.
+
+    Returns
+    -------
+    Datasets
+    """
+    older, newest = (np.flatnonzero(rows) for rows in (~stopping, stopping))
+    return Datasets(data, data.subset(older), data.subset(newest) if watched is None else watched)
 
 
 def feature_names(names: list[str]) -> list[str]:
@@ -100,19 +146,16 @@ def feature_names(names: list[str]) -> list[str]:
     return [name if safe.count(name) == 1 else f"{name}_{j}" for j, name in enumerate(safe)]
 
 
-def boost(p: Namespace, data: Any, matrix: np.ndarray, stopping: np.ndarray, *, curves: bool = True) -> Boosted:
+def boost(p: Namespace, data: Datasets, stopping: np.ndarray, *, curves: bool = True) -> Boosted:
     """Find how many trees help on the newest training rows, then grow as many on all of them.
 
     Parameters
     ----------
     p : Namespace
         Hyperparameters.
-    data : lightgbm.Dataset
-        All training rows.
-    matrix : ndarray of shape (n_rows, n_features)
-        The same rows.
-    stopping : ndarray of bool, of shape (n_rows,)
-        The newest of them.
+    data : Datasets
+    stopping : ndarray of shape (n_stopping, n_features)
+        The stopping rows, encoded.
     curves : bool
         Whether to measure AUC on the way, which costs more than the trees; they are the same without.
 
@@ -121,18 +164,17 @@ def boost(p: Namespace, data: Any, matrix: np.ndarray, stopping: np.ndarray, *, 
     Boosted
     """
     lightgbm = libgomp.lightgbm()
-    fit, held_out = (data.subset(np.flatnonzero(rows)) for rows in (~stopping, stopping))
-    first, rounds, curve = grow(p, fit, held_out, curves=curves)
-    score = model_file.probabilities(first, matrix[stopping], p.num_threads, rounds=rounds)
-    logger.info("best round %d; growing as many trees on all %d training rows", rounds, len(stopping))
-    booster = lightgbm.train(settings(p), data, rounds)
+    first, rounds, curve = grow(p, data, curves=curves)
+    score = model_file.probabilities(first, stopping, p.num_threads, rounds=rounds)
+    logger.info("best round %d; growing as many trees on all training rows", rounds)
+    booster = lightgbm.train(settings(p), data.train, rounds)
     return Boosted(booster.model_to_string(), rounds, curve, score)
 
 
 def grow(
-    p: Namespace, data: Any, held_out: Any, *, curves: bool, also: Sequence[Any] = ()
+    p: Namespace, data: Datasets, *, curves: bool, also: Sequence[Any] = ()
 ) -> tuple[Any, int, dict[str, list[Any]]]:
-    """Grow trees and watch them on rows held out.
+    """Grow trees on the older rows and watch them on the newest.
 
     Returns
     -------
@@ -166,5 +208,5 @@ def grow(
         )
         callbacks.append(stop)
     wanted = settings(p) | ({} if curves else {"metric": STOPPING_METRICS[p.stopping_metric]})
-    booster = lightgbm.train(wanted, data, p.num_boost_round, [held_out], ["stopping"], callbacks=callbacks)
+    booster = lightgbm.train(wanted, data.fit, p.num_boost_round, [data.stopping], ["stopping"], callbacks=callbacks)
     return booster, int(booster.best_iteration or 0) or booster.current_iteration(), curve

@@ -16,6 +16,7 @@ from fraud.schema import Feature, Schema
 from fraud.training.data import Ledger, Rows, as_float64, batches, kind_of, plain, select
 
 KIND_REASONS = {"empty": "empty", "datetime": "a date or time", "other": "nested or binary"}
+AT_ONCE = 16  # columns of all training rows in memory, on a host that keeps only its share
 CLOCK_STEPS = 10
 """A number that only ever grew (or fell), in more steps than this, tells the time and nothing else."""
 
@@ -45,6 +46,9 @@ class Learnt:
     counts : dict of str to dict
         How often each value of a category feature occurs in the training rows; None is missing.
     train, validation : ndarray of shape (n_rows, n_features)
+        Of several hosts each has its own training rows.
+    stopping : ndarray of shape (n_rows, n_features)
+        Where training rows are shared out, all those that stop the trees; else empty.
     """
 
     schema: Schema
@@ -52,6 +56,7 @@ class Learnt:
     counts: dict[str, dict[str | None, int]]
     train: np.ndarray
     validation: np.ndarray
+    stopping: np.ndarray
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -62,7 +67,16 @@ class Learnt:
         }
 
 
-def learn(ledger: Ledger, rows: Rows, train: np.ndarray, validation: np.ndarray, max_categories: int) -> Learnt:
+def learn(
+    ledger: Ledger,
+    rows: Rows,
+    train: np.ndarray,
+    validation: np.ndarray,
+    max_categories: int,
+    *,
+    mine: np.ndarray | None = None,
+    stopping: np.ndarray | None = None,
+) -> Learnt:
     """Learn the schema from the training rows and encode training and validation rows by it.
 
     Parameters
@@ -73,6 +87,9 @@ def learn(ledger: Ledger, rows: Rows, train: np.ndarray, validation: np.ndarray,
         Masks over all rows.
     max_categories : int
         Most values of a category feature; rarer ones count as unseen.
+    mine, stopping : ndarray of bool, optional
+        Of several hosts: the training rows that this one keeps, and the rows that all keep. The schema is learnt from
+        all training rows on every host.
 
     Returns
     -------
@@ -95,16 +112,24 @@ def learn(ledger: Ledger, rows: Rows, train: np.ndarray, validation: np.ndarray,
         else:
             features.append(Feature(name, kinds[name], not counts[name][None], _top(counts[name], max_categories)))
     roles = ledger.dataset["roles"]
-    targets = [Target(Schema(tuple(features), roles), mask) for mask in (train, validation)]
+    order = np.argsort(rows.time[train], kind="stable")
+    seen: dict[str, tuple[int, str]] = {}
+    if mine is not None:  # a value that is missing once, on whatever host, is not required
+        numbers = [feature for feature in features if feature.name not in counts]
+        for first in range(0, len(numbers), AT_ONCE):
+            some = Target(Schema(tuple(numbers[first : first + AT_ONCE]), roles), train)
+            encode(ledger, [some])
+            seen |= {name: _judge(some.matrix[:, j], order) for j, name in enumerate(some.schema.names)}
+    masks = (train if mine is None else mine, validation, np.zeros_like(train) if stopping is None else stopping)
+    targets = [Target(Schema(tuple(features), roles), mask) for mask in masks]
     encode(ledger, targets)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it decoded with; LightGBM needs it next
 
-    order = np.argsort(rows.time[train], kind="stable")
     kept: list[Feature] = []
     for j, feature in enumerate(features):
-        column = targets[0].matrix[:, j]
-        n_missing = int(np.isnan(column).sum())
-        reason = "" if feature.name in counts else _refuse_numbers(column, n_missing, order)
+        n_missing, reason = 0, ""
+        if feature.name not in counts:
+            n_missing, reason = seen.get(feature.name) or _judge(targets[0].matrix[:, j], order)
         if reason:
             excluded[feature.name] = reason
             continue
@@ -241,6 +266,12 @@ def _refuse_text(counts: dict[str | None, int], max_categories: int) -> str:
     if n_values > max_categories and n_values > 0.5 * n_rows:
         return f"free text: {n_values:,} values in {n_rows:,} rows"
     return ""
+
+
+def _judge(column: np.ndarray, order: np.ndarray) -> tuple[int, str]:
+    """How many values of a column of numbers are missing, and why nothing can be learnt from it, if so."""
+    n_missing = int(np.isnan(column).sum())
+    return n_missing, _refuse_numbers(column, n_missing, order)
 
 
 def _refuse_numbers(column: np.ndarray, n_missing: int, order: np.ndarray) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from fraud.errors import DataError
 from fraud.serving import calibration as calibrations
 from fraud.serving import model_file
-from fraud.training import boosting, calibrating, tuning
+from fraud.training import boosting, calibrating, hosts, tuning
 from fraud.training.data import Ledger, Rows
 from fraud.training.features import Learnt, learn
 from fraud.training.splits import Fold
@@ -79,21 +79,31 @@ def fit(p: Namespace, ledger: Ledger, rows: Rows, fold: Fold) -> Fitted:
         When a period has too few frauds or legitimate rows, or no column can be learnt from.
     """
     check_fold(p, rows, fold)
-    learnt = learn(ledger, rows, fold.train, fold.grading, p.max_categories)
+    together = len(p.hosts) > 1
+    mine = hosts.share(p, fold.train) if together else fold.train
+    graded = fold.grading & hosts.leads(p)
+    kept = {"mine": mine, "stopping": fold.stopping} if together else {}
+    learnt = learn(ledger, rows, fold.train, graded, p.max_categories, **kept)
     logger.info(
         "%d training and %d validation rows, %d features, %d columns left out",
-        *learnt.train.shape[:1], *learnt.validation.shape, len(learnt.excluded),
+        fold.train.sum(), *learnt.validation.shape, len(learnt.excluded),
     )  # fmt: skip
-    stopping = fold.stopping[fold.train]
+    if together:
+        logger.info("%s keeps %d of %d training rows", p.current_host, mine.sum(), fold.train.sum())
+    stopping = fold.stopping[mine]
+    watched = learnt.stopping if together else learnt.train[stopping]
 
-    def dataset(wanted: Namespace) -> Any:
-        label, weight = rows.label[fold.train], rows.weight[fold.train]
-        return boosting.dataset(wanted, learnt.train, label, weight, learnt.schema)
+    def datasets(wanted: Namespace) -> boosting.Datasets:
+        def view(matrix: np.ndarray, mask: np.ndarray, reference: Any = None) -> Any:
+            return boosting.dataset(wanted, matrix, rows.label[mask], rows.weight[mask], learnt.schema, reference)
+
+        data = view(learnt.train, mine)
+        return boosting.split(data, stopping, view(watched, fold.stopping, data) if together else None)
 
     tuned: dict[str, Any] = {}
     if p.n_trials:
-        p, tuned = tuning.tune(p, dataset, stopping)
-    boosted = boosting.boost(p, dataset(p), learnt.train, stopping)
+        p, tuned = tuning.tune(p, datasets)
+    boosted = boosting.boost(p, datasets(p), watched)
     in_time = np.argsort(rows.time[fold.stopping], kind="stable")
     calibration, trials = calibrating.choose(
         rows.label[fold.stopping][in_time], boosted.stopping_score[in_time], p.calibration

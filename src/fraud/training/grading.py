@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fraud.errors import DataError
-from fraud.training import attributes, bootstrap, metrics, segments
+from fraud.training import attributes, bootstrap, hosts, metrics, segments
 from fraud.training.data import Ledger, Rows
 from fraud.training.features import Learnt
 from fraud.training.fitting import Fitted, fit
@@ -132,6 +132,8 @@ def prequential(
         except DataError as error:
             found.append(period(rows, fold) | {"why_not": str(error)})
             continue
+        if not hosts.leads(p):
+            continue
         graded = graded_rows(ledger, rows, fold, card)
         found.append(period(rows, fold) | summary(p, graded, fitted))
         logger.info("fold %d of %d: auc=%.5f", k + 1, len(folds) + 1, found[-1]["auc"])
@@ -139,9 +141,10 @@ def prequential(
 
 
 def period(rows: Rows, fold: Fold) -> dict[str, Any]:
-    """First and last moment of the rows that grade (seconds since 1970)."""
+    """First and last moment of the rows that grade (seconds since 1970), and how many rows taught."""
     times = rows.time[fold.grading]
-    return {"validation_start": float(times.min()), "validation_end": float(times.max())}
+    first, last = float(times.min()), float(times.max())
+    return {"validation_start": first, "validation_end": last, "n_train": int(fold.train.sum())}
 
 
 def summary(p: Namespace, graded: Graded, fitted: Fitted) -> dict[str, Any]:
@@ -150,7 +153,6 @@ def summary(p: Namespace, graded: Graded, fitted: Fitted) -> dict[str, Any]:
     values = metrics.evaluate(graded.label, fitted.score)
     within = budget(p, graded, fitted.score)
     return {name: values[name] for name in names} | {
-        "n_train": len(fitted.learnt.train),
         "n_validation": len(graded.label),
         "frauds": int(graded.label.sum()),
         "precision_at_budget": within["precision"],
@@ -160,11 +162,13 @@ def summary(p: Namespace, graded: Graded, fitted: Fitted) -> dict[str, Any]:
 
 
 def flattery(p: Namespace, ledger: Ledger, rows: Rows, fold: Fold) -> dict[str, float]:
-    """AUC and average precision of a random split of the same rows; it grades nothing."""
+    """AUC and average precision of a random split of the same rows, on the first host; it grades nothing."""
     train, grading = random_split(fold.train, fold.grading, p.seed)
     stopping = np.zeros(len(train), bool)
     stopping[np.random.default_rng(p.seed).permutation(np.flatnonzero(train))[: int(fold.stopping.sum())]] = True
     fitted = fit(p, ledger, rows, Fold(train, stopping, grading))
+    if not hosts.leads(p):
+        return {}
     values = metrics.evaluate(rows.label[grading], fitted.score)
     return {"auc": values["auc"], "average_precision": values["average_precision"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 
 from fraud.errors import ParameterError
 
+ALONE = '["algo-1"]'
 STOPPING_METRICS = {"log_loss": "binary_logloss", "auc": "auc", "average_precision": "average_precision"}
 
 
@@ -48,6 +50,17 @@ def version(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", text):
         raise argparse.ArgumentTypeError("must be 1 to 64 letters, digits or ._:-")
     return text
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """Read a JSON list of names, in the order of the hosts."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not (isinstance(found, list) and found and all(isinstance(name, str) and name for name in found)):
+        raise argparse.ArgumentTypeError("must be a JSON list of names")
+    return tuple(sorted(found, key=lambda name: (len(name), name)))
 
 
 def columns(text: str) -> tuple[str, ...]:
@@ -118,5 +131,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--fraud_cost", type=within(float, 0, 1e9), default=25.0)
     parser.add_argument("--segment_columns", type=columns, default=("auto",))
     parser.add_argument("--n_bootstrap", type=within(int, 20, 10_000), default=200)
+    # the machines, as SageMaker names them
+    parser.add_argument("--hosts", type=hosts, default=os.environ.get("SM_HOSTS") or ALONE)
+    parser.add_argument("--current_host", default=os.environ.get("SM_CURRENT_HOST") or "")
+    parser.add_argument("--network_interface", default=os.environ.get("SM_NETWORK_INTERFACE_NAME") or "")
     parser.add_argument("--model_version", type=version, default=os.environ.get("MODEL_VERSION") or "unversioned")
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    found.current_host = found.current_host or found.hosts[0]
+    if found.current_host not in found.hosts:
+        parser.error(f"current_host {found.current_host!r} is none of {', '.join(found.hosts)}")
+    return found

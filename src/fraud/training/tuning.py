@@ -7,8 +7,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from fraud.training import boosting
 from fraud.training.hyperparameters import STOPPING_METRICS
 
@@ -28,7 +26,7 @@ SPACE: dict[str, tuple[str, float, float, bool]] = {  # kind, least, most, logar
 logger = logging.getLogger("fraud.train")
 
 
-def tune(p: Namespace, fresh: Callable[[Namespace], Any], stopping: np.ndarray) -> tuple[Namespace, dict[str, Any]]:
+def tune(p: Namespace, fresh: Callable[[Namespace], boosting.Datasets]) -> tuple[Namespace, dict[str, Any]]:
     """Try ``n_trials`` sets of hyperparameters and take the best; the first are those given.
 
     Parameters
@@ -36,10 +34,9 @@ def tune(p: Namespace, fresh: Callable[[Namespace], Any], stopping: np.ndarray) 
     p : Namespace
         Hyperparameters; equal ones and equal rows give equal trials.
     fresh : callable
-        Makes LightGBM's dataset of the training rows for some hyperparameters; bins are part of what is tried.
-    stopping : ndarray of bool
-        The newest training rows: what is learnt from the others is judged on them by ``stopping_metric``. A trial that
-        is worse than the median of the former ones at the same round is cut short.
+        Makes LightGBM's datasets for some hyperparameters; bins are part of what is tried. What is learnt from the
+        older rows is judged on the stopping rows by ``stopping_metric``; a trial that is worse than the median of the
+        former ones at the same round is cut short.
 
     Returns
     -------
@@ -67,9 +64,7 @@ def tune(p: Namespace, fresh: Callable[[Namespace], Any], stopping: np.ndarray) 
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
-        data = fresh(tried)
-        fit, held_out = (data.subset(np.flatnonzero(rows)) for rows in (~stopping, stopping))
-        boosting.grow(tried, fit, held_out, curves=False, also=[watch])
+        boosting.grow(tried, fresh(tried), curves=False, also=[watch])
         return min(watched)
 
     def tell(study: Any, trial: Any) -> None:
