@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test prove-loop bench lint format lock sample local clean
+.PHONY: help install run test prove-loop prove-serving bench lint format lock sample local clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,10 @@ test: install  ## every test that is not a long proof
 	@$(PYTEST) -m "not slow"
 
 prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the real data sets
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m slow --ignore tests/serving
+
+prove-serving: install  ## the long proofs of serving: updates and rollbacks under load, broken models, malformed requests
+	@$(PYTEST) -m slow -s tests/serving
 
 bench: install  ## the benchmarks, about half an hour; benchmarks/README.md says what each measures
 	@$(BIN)/python benchmarks/parse_capture.py

@@ -32,6 +32,9 @@ from fraud.payload import (
 from fraud.schema import Schema
 
 LIVE = "live"
+SHADOW = "Shadow"
+"""The variant whose answers nobody hears; its captured traffic is a copy, and no traffic."""
+
 TAGGED = frozenset({"canary", "test", "replay"})
 """Sources of traffic that nobody pays with: never learnt from, never compared."""
 

@@ -15,7 +15,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
 from fraud.errors import PlatformError
-from fraud.pipeline import deployment, infra
+from fraud.pipeline import infra, strategies
 from fraud.pipeline import where as places
 
 pytestmark = pytest.mark.localaws
@@ -156,7 +156,7 @@ def test_the_schedule_calls_the_drift_check(stack):
 
 def test_the_alarms_that_guard_a_deployment_go_off_and_calm_down(stack):
     watch = places.client("cloudwatch")
-    names = deployment.alarm_names(ENDPOINT)
+    names = strategies.alarm_names(ENDPOINT)
     dimensions = [{"Name": "EndpointName", "Value": ENDPOINT}, {"Name": "VariantName", "Value": "AllTraffic"}]
 
     def put(metric, value, unit):

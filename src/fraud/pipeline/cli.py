@@ -132,6 +132,23 @@ def models_command(
     Console().print(table if table.row_count else "No model is registered yet.")
 
 
+@app.command("rollback")
+def rollback_command(
+    endpoint: Annotated[str, typer.Option(help="Endpoint to put back.")] = "fraud",
+    to: Annotated[str, typer.Option(help="Run whose release comes back; empty takes the one before this.")] = "",
+) -> None:
+    """Return to the release before the present one, without a failed request; ends a shadow or A/B test, if one runs.
+
+    Example: fraud rollback --endpoint fraud-prod
+    """
+    from fraud.pipeline import rollback
+    from fraud.pipeline.runs import Run
+    from fraud.pipeline.where import where
+
+    _say("Moving the traffic back …")
+    _say(rollback.rollback(Run(where().bucket, "rollback"), endpoint, to))
+
+
 @app.command("params")
 def params_command(
     env: ENV = "local",

@@ -1,10 +1,10 @@
-"""Deploy a model without a failed request: verify, create, shift traffic, probe all the while, record the release."""
+"""Deploy a model without a failed request: verify, create, shift traffic, probe all the while; and the way back."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +13,18 @@ from typing import Any
 import orjson
 from botocore.exceptions import ClientError
 
-from fraud.errors import DeploymentError, ParameterError, PlatformError, QualityGateError
-from fraud.pipeline.probing import CONTENT, Probes
+from fraud.errors import DeploymentError, QualityGateError
+from fraud.pipeline import strategies
+from fraud.pipeline.probing import Probes
 from fraud.pipeline.runs import Run
 from fraud.pipeline.training import read_model
 from fraud.pipeline.where import client, where
 from fraud.serving import model_file
 
-VARIANT = "AllTraffic"
+
+def source(run: Run, p: SimpleNamespace) -> Run:
+    """The run whose model is deployed: this one, unless ``model_run`` names another."""
+    return Run(run.bucket, p.model_run) if p.model_run else run
 
 
 def describe(endpoint_name: str) -> dict[str, Any] | None:
@@ -49,7 +53,7 @@ def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `fraud.pipeline.training.read_model`, with ``offline`` scores of the golden rows.
+        As `fraud.pipeline.training.read_model`, with ``offline`` scores of the golden rows and the model ``loaded``.
 
     Raises
     ------
@@ -68,67 +72,10 @@ def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
         for name in {"schema", "golden", "calibration"} & model.keys():
             (Path(folder) / f"{name}.json").write_bytes(orjson.dumps(model[name]))
         try:
-            model_file.load(Path(folder), trained["model_sha256"])
+            loaded = model_file.load(Path(folder), trained["model_sha256"])
         except QualityGateError as error:
             raise DeploymentError(f"The model of {run.run_id} must not be served: {error}") from error
-    return model | {"offline": model["golden"]["scores"]}
-
-
-def deployment_config(p: SimpleNamespace, alarms: Sequence[str]) -> dict[str, Any]:
-    """``DeploymentConfig`` of an update.
-
-    Parameters
-    ----------
-    p : SimpleNamespace
-        ``strategy``, ``canary_percent``, ``wait_seconds``, ``termination_wait_seconds``, ``instance_count``.
-    alarms : sequence of str
-        CloudWatch alarms that roll the update back.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ParameterError
-        When SageMaker would refuse it: a canary needs two instances and may take half of them.
-    """
-    routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": p.wait_seconds}
-    if p.strategy in ("canary", "linear"):
-        if p.instance_count < 2:
-            raise ParameterError(
-                f"strategy is {p.strategy!r}, but instance_count is {p.instance_count}: shifting traffic in steps "
-                "needs at least 2 instances."
-            )
-        size = {"Type": "CAPACITY_PERCENT", "Value": p.canary_percent}
-        name = "CanarySize" if p.strategy == "canary" else "LinearStepSize"
-        routing = {"Type": p.strategy.upper(), name: size, "WaitIntervalInSeconds": p.wait_seconds}
-    return {
-        "BlueGreenUpdatePolicy": {
-            "TrafficRoutingConfiguration": routing,
-            "TerminationWaitInSeconds": p.termination_wait_seconds,
-            "MaximumExecutionTimeoutInSeconds": max(600, 4 * (p.wait_seconds + p.termination_wait_seconds)),
-        },
-        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarms]},
-    }
-
-
-def alarm_names(endpoint_name: str) -> list[str]:
-    """Alarms that guard an endpoint; ``infra/app.yml`` makes them.
-
-    Raises
-    ------
-    PlatformError
-        When one is missing: without it a rollback would never happen.
-    """
-    names = [f"fraud-{endpoint_name}-5xx", f"fraud-{endpoint_name}-latency"]
-    found = {item["AlarmName"] for item in client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]}
-    if missing := [name for name in names if name not in found]:
-        raise PlatformError(
-            f"The alarm {', '.join(missing)} does not exist, so a bad model would not be rolled back: "
-            f"deploy infra/app.yml with EndpointName={endpoint_name}."
-        )
-    return names
+    return model | {"offline": model["golden"]["scores"], "loaded": loaded}
 
 
 def _create(call: Callable[..., Any], **request: Any) -> None:
@@ -167,7 +114,9 @@ class Deployment:
         return sum(not probe["ok"] for probe in self.probes)
 
 
-def deploy(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any]) -> Deployment:
+def deploy(
+    run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any], champion: dict[str, Any] | None
+) -> Deployment:
     """Create or update the endpoint, probing all the while.
 
     Parameters
@@ -180,6 +129,8 @@ def deploy(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[st
         What 02_train recorded.
     model : dict
         As `verify_model` returned it.
+    champion : dict or None
+        The release in service.
 
     Returns
     -------
@@ -189,12 +140,14 @@ def deploy(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[st
     ------
     DeploymentError
         When the endpoint failed or rolled back; the former model answers on.
+    ParameterError
+        When the strategy cannot be used here.
     """
-    name = f"fraud-{run.run_id}"
+    strategies.check(p, champion, run.run_id)
+    name = strategies.config_name(p, run.run_id)
     here, sagemaker = where(), client("sagemaker")
     began = time.monotonic()
     before = _settled(p.endpoint_name)
-    role = p.role_arn or here.serve_role_arn
     environment = {
         "SAGEMAKER_PROGRAM": "inference.py",
         "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
@@ -202,52 +155,82 @@ def deploy(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[st
         "MODEL_SHA256": model["model_sha256"],
     }
     container = {"Image": here.image_uri, "ModelDataUrl": trained["model_uri"], "Environment": environment}
-    _create(sagemaker.create_model, ModelName=name, ExecutionRoleArn=role, PrimaryContainer=container)
-    _create(sagemaker.create_endpoint_config, **endpoint_config(name, run.bucket, p))
+    role = p.role_arn or here.serve_role_arn
+    _create(sagemaker.create_model, ModelName=f"fraud-{run.run_id}", ExecutionRoleArn=role, PrimaryContainer=container)
+    request = strategies.endpoint_config(p, run.bucket, run.run_id, champion["run_id"] if champion else "")
+    _create(sagemaker.create_endpoint_config, **request)
     probes = Probes(p.endpoint_name, model["golden"]["transactions"], p.probe_interval_ms / 1000)
     if before is None:
         sagemaker.create_endpoint(EndpointName=p.endpoint_name, EndpointConfigName=name)
         _wait(p.endpoint_name, name)
     elif before["EndpointConfigName"] != name:
-        config = deployment_config(p, alarm_names(p.endpoint_name))
+        alarms = strategies.alarm_names(p.endpoint_name)
         with probes:
-            sagemaker.update_endpoint(EndpointName=p.endpoint_name, EndpointConfigName=name, DeploymentConfig=config)
-            _wait(p.endpoint_name, name)
-    after = describe(p.endpoint_name) or {}
-    capture = after.get("DataCaptureConfig", {})
-    if not capture.get("EnableCapture") or capture.get("CurrentSamplingPercentage") != p.capture_percentage:
-        raise DeploymentError(
-            f"The endpoint {p.endpoint_name} does not capture {p.capture_percentage} % of its traffic."
-        )
+            if p.strategy in strategies.TESTS:
+                _move(p.endpoint_name, name)
+                _watch(p, alarms, before["EndpointConfigName"])
+            else:
+                if strategies.under_test(before) and champion:
+                    _move(p.endpoint_name, champion["endpoint_config"])
+                if champion is None or champion["endpoint_config"] != name:
+                    _move(p.endpoint_name, name, DeploymentConfig=strategies.deployment_config(p, alarms))
+    _check_capture(p)
     previous = before["EndpointConfigName"] if before else ""
     return Deployment(name, previous, probes.taken, time.monotonic() - began)
 
 
-def endpoint_config(name: str, bucket: str, p: SimpleNamespace) -> dict[str, Any]:
-    """Request of CreateEndpointConfig: one variant, input and output captured as JSON and CSV."""
-    request: dict[str, Any] = {
-        "EndpointConfigName": name,
-        "ProductionVariants": [
-            {
-                "VariantName": VARIANT,
-                "ModelName": name,
-                "InitialInstanceCount": p.instance_count,
-                "InstanceType": p.instance_type,
-                "InitialVariantWeight": 1.0,
-            }
-        ],
-        "DataCaptureConfig": {
-            "EnableCapture": True,
-            "InitialSamplingPercentage": p.capture_percentage,
-            "DestinationS3Uri": f"s3://{bucket}/data-capture",
-            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-            "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv"], "JsonContentTypes": [CONTENT]},
-        },
-    }
+def _move(endpoint_name: str, config: str, **how: Any) -> None:
+    """Update an endpoint and wait until that is done."""
+    client("sagemaker").update_endpoint(EndpointName=endpoint_name, EndpointConfigName=config, **how)
+    _wait(endpoint_name, config)
+
+
+def _watch(p: SimpleNamespace, alarms: list[str], back: str) -> None:
+    """Watch a test that has begun: SageMaker itself watches no alarms where the variants change."""
+    end = time.monotonic() + p.wait_seconds
+    while time.monotonic() < end:
+        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+        found = client("cloudwatch").describe_alarms(AlarmNames=alarms)["MetricAlarms"]
+        if ringing := [item["AlarmName"] for item in found if item["StateValue"] == "ALARM"]:
+            _move(p.endpoint_name, back)
+            raise DeploymentError(
+                f"The alarm {', '.join(ringing)} rang during the {p.strategy.replace('_', ' ')}; "
+                f"{p.endpoint_name} is back on {back}."
+            )
+
+
+def _check_capture(p: SimpleNamespace) -> None:
+    """See that the update kept capture and key; a deployment that loses them blinds everything that watches.
+
+    Raises
+    ------
+    DeploymentError
+    """
+    endpoint = describe(p.endpoint_name) or {}
+    capture = endpoint.get("DataCaptureConfig", {})
+    if not capture.get("EnableCapture") or capture.get("CurrentSamplingPercentage") != p.capture_percentage:
+        raise DeploymentError(
+            f"The endpoint {p.endpoint_name} does not capture {p.capture_percentage} % of its traffic."
+        )
     if key := where().kms_key_arn:
-        request["KmsKeyId"] = key
-        request["DataCaptureConfig"]["KmsKeyId"] = key
-    return request
+        config = client("sagemaker").describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+        if config.get("KmsKeyId") != key or capture.get("KmsKeyId") != key:
+            raise DeploymentError(f"The endpoint {p.endpoint_name} does not encrypt its disks and captures with {key}.")
+
+
+def go_back(endpoint_name: str, config: str) -> None:
+    """Put an endpoint on a configuration that has served before, at once; a no-op when it is there already.
+
+    Raises
+    ------
+    DeploymentError
+        When there is no such endpoint, or it did not take it.
+    """
+    found = _settled(endpoint_name)
+    if found is None:
+        raise DeploymentError(f"There is no endpoint {endpoint_name}.")
+    if found["EndpointConfigName"] != config:
+        _move(endpoint_name, config)
 
 
 def _settled(endpoint_name: str, limit: float = 1800) -> dict[str, Any] | None:

@@ -107,7 +107,10 @@ def plot_served_against_offline(offline: Sequence[float], served: Sequence[float
     """
     ax = prepared(ax, width=3.6, height=3.2)
     ax.plot([0, 1], [0, 1], color=TRAINED, lw=0.8)
-    ax.plot(offline, served, "o", ms=4, color=LIVE)
+    if len(served):
+        ax.plot(offline, served, "o", ms=4, color=LIVE)
+    else:  # a shadow, which nobody hears
+        ax.text(0.5, 0.5, "nothing was served", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
     ax.set_xlabel("score at training")
     ax.set_ylabel("score served")
     return ax
@@ -211,4 +214,67 @@ def plot_alert_rate(
     ax.set_xlabel("hour (UTC)")
     ax.set_ylabel("sent to review (%)")
     ax.legend(frameon=False)
+    return ax
+
+
+def plot_replay(rows: Any, thresholds: tuple[float, float], ax: Axes | None = None) -> Axes:
+    """Scores of captured requests under both models; decisions that flip in red.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``champion``, ``challenger``, ``before``, ``after``.
+    thresholds : tuple of float
+        Of champion and challenger.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = prepared(ax, width=4.4, height=3.6)
+    if not len(rows):
+        ax.text(0.5, 0.5, "no captured traffic to replay", ha="center", va="center", transform=ax.transAxes)
+    low = 1e-4  # what is less is drawn there
+    flips = rows["before"] != rows["after"]
+    for chosen, colour, label in ((~flips, LIVE, "as before"), (flips, OVER, "flips")):
+        shown = rows[chosen]
+        x, y = (shown[name].clip(lower=low) for name in ("champion", "challenger"))
+        ax.plot(x, y, ".", ms=3, color=colour, label=f"{label} ({len(shown):,})")
+    for line, threshold in ((ax.axvline, thresholds[0]), (ax.axhline, thresholds[1])):
+        line(max(threshold, low), color="black", lw=0.9, ls="--")
+    ax.set(xscale="log", yscale="log", xlim=(low, 1.1), ylim=(low, 1.1))
+    ax.set_xlabel("score of the model in service")
+    ax.set_ylabel("score of the new model")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def plot_differences(differences: Any, ax: Axes | None = None) -> Axes:
+    """Challenger less champion, measure by measure, with intervals; those that hold zero in grey.
+
+    Parameters
+    ----------
+    differences : DataFrame
+        By measure ``difference``, ``low``, ``high``.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+    """
+    shown = differences.dropna(subset=["low", "high"])[::-1]
+    ax = prepared(ax, height=0.9 + 0.34 * max(len(shown), 1))
+    if not len(shown):
+        ax.text(0.5, 0.5, "nothing to compare", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+        ax.set_yticks([])
+    for place, (name, row) in enumerate(shown.iterrows()):
+        colour = TRAINED if row["low"] <= 0 <= row["high"] else LIVE if row["low"] > 0 else OVER
+        ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
+        ax.plot(row["difference"], place, "o", color=colour, label=str(name))
+    ax.set_yticks(range(len(shown)), [str(name) for name in shown.index])
+    ax.axvline(0, color="black", lw=0.9, ls="--")
+    ax.set_xlabel("challenger less champion (95 % interval)")
     return ax

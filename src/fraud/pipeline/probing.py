@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 
 from fraud.errors import DeploymentError
+from fraud.pipeline.strategies import CHALLENGER, CONTENT
 from fraud.pipeline.where import client_once
-
-CONTENT = "application/json"
 
 
 @dataclass
@@ -69,25 +69,55 @@ class Probes:
             self._stop.wait(max(0.0, self.interval - (done - sent)))
 
 
-def invoke(endpoint_name: str, transactions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Score transactions at the endpoint itself; the capture marks them as a test."""
+def invoke(endpoint_name: str, transactions: Sequence[dict[str, Any]], variant: str = "") -> dict[str, Any]:
+    """Score transactions at the endpoint itself, or at one of its variants; the capture marks them as a test."""
     answer = client_once("sagemaker-runtime").invoke_endpoint(
         EndpointName=endpoint_name,
         ContentType=CONTENT,
         Accept=CONTENT,
         Body=orjson.dumps({"transactions": list(transactions), "inference_ids": [], "source": "test"}),
+        **({"TargetVariant": variant} if variant else {}),
     )
     return dict(orjson.loads(answer["Body"].read()))
 
 
-def served_scores(endpoint_name: str, transactions: Sequence[dict[str, Any]]) -> tuple[list[float], str]:
-    """Scores that the endpoint gives, and the SHA-256 of the model file it says it loaded."""
-    answer = invoke(endpoint_name, transactions)
-    return [item["fraud_probability"] for item in answer["predictions"]], answer["sha256"]
+def serve_golden(p: SimpleNamespace, model: dict[str, Any]) -> dict[str, Any]:
+    """Have the golden rows scored by the new model at the endpoint.
+
+    Parameters
+    ----------
+    p : SimpleNamespace
+        Parameters of 03_deploy.
+    model : dict
+        As `fraud.pipeline.deployment.verify_model` returned it.
+
+    Returns
+    -------
+    dict
+        ``scores``, and ``sha256`` of the model file that the endpoint says it loaded. Of a shadow, whose answers
+        nobody can hear, no scores and no hash.
+    """
+    if p.strategy == "shadow":
+        return {"scores": [], "sha256": ""}
+    variant = CHALLENGER if p.strategy == "ab_test" else ""
+    return served_scores(p.endpoint_name, model["golden"]["transactions"], variant)
 
 
-def check_served(model: dict[str, Any], served: Sequence[float], served_sha256: str) -> str:
+def served_scores(endpoint_name: str, transactions: Sequence[dict[str, Any]], variant: str = "") -> dict[str, Any]:
+    """``scores`` that the endpoint gives, and the ``sha256`` of the model file it says it loaded."""
+    answer = invoke(endpoint_name, transactions, variant)
+    return {"scores": [item["fraud_probability"] for item in answer["predictions"]], "sha256": answer["sha256"]}
+
+
+def check_served(model: dict[str, Any], served: dict[str, Any]) -> str:
     """Compare what the endpoint serves with what was trained.
+
+    Parameters
+    ----------
+    model : dict
+        ``model_sha256`` and ``offline`` scores of the golden rows.
+    served : dict
+        As `serve_golden` returned it.
 
     Returns
     -------
@@ -99,14 +129,16 @@ def check_served(model: dict[str, Any], served: Sequence[float], served_sha256: 
     DeploymentError
         When the endpoint loaded another file, or one score differs in one bit.
     """
-    if served_sha256 != model["model_sha256"]:
+    if not served["sha256"]:
+        return "Nobody hears a shadow: its golden rows were compared before it was deployed, not at the endpoint."
+    if served["sha256"] != model["model_sha256"]:
         raise DeploymentError(
-            f"The endpoint loaded the model {served_sha256[:12]}…, but {model['model_sha256'][:12]}… was released."
+            f"The endpoint loaded the model {served['sha256'][:12]}…, but {model['model_sha256'][:12]}… was released."
         )
-    differ = sum(here != there for here, there in zip(served, model["offline"], strict=True))
+    differ = sum(here != there for here, there in zip(served["scores"], model["offline"], strict=True))
     if differ:
-        raise DeploymentError(f"{differ} of {len(served)} golden rows score differently served than trained.")
-    return f"All {len(served)} golden rows score the same at the endpoint as at training, to the last bit."
+        raise DeploymentError(f"{differ} of {len(model['offline'])} golden rows score differently served than trained.")
+    return f"All {len(model['offline'])} golden rows score the same at the endpoint as at training, to the last bit."
 
 
 def latency(probes: Sequence[dict[str, Any]]) -> dict[str, float | None]:

@@ -10,6 +10,8 @@ import orjson
 from fraud.errors import DeploymentError
 from fraud.moment import iso
 from fraud.pipeline.runs import Run, dumps, now
+from fraud.pipeline.storage import Storage
+from fraud.pipeline.strategies import CHALLENGER
 
 
 def read_release(run: Run, endpoint_name: str) -> dict[str, Any] | None:
@@ -20,6 +22,17 @@ def read_release(run: Run, endpoint_name: str) -> dict[str, Any] | None:
 
 def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     """Record what is live: immutable files of this release first, then the pointer, by conditional writes.
+
+    A test leaves the champion in service: an A/B test is noted beside it, of a shadow no caller hears anything.
+
+    Parameters
+    ----------
+    run : Run
+        The run whose model was deployed.
+    p : SimpleNamespace
+        Parameters of 03_deploy.
+    trained, model : dict
+        What 02_train recorded, and as `fraud.pipeline.deployment.verify_model` returned it.
 
     Returns
     -------
@@ -32,11 +45,7 @@ def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: 
         When another deployment moved the pointer meanwhile.
     """
     folder = f"releases/{p.endpoint_name}"
-    pointer = f"{folder}/current.json"
-    body, etag = run.storage.get_tagged(pointer) or (b"", "")
-    before = orjson.loads(body) if body else None
-    if before and before["run_id"] == run.run_id:
-        return dict(before)
+    before, etag = read_pointer(run.storage, p.endpoint_name)
     release = {
         "schema_version": 1,
         "endpoint": p.endpoint_name,
@@ -53,9 +62,46 @@ def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: 
         "released_at": iso(now()),
         "previous": before["run_id"] if before else None,
     }
-    run.storage.put_once(release["schema_key"], dumps(model["schema"]).encode())
-    run.storage.put_once(release["baseline_key"], dumps(model["baseline"]).encode())
-    run.storage.put_once(f"{folder}/{run.run_id}/release.json", dumps(release).encode())
-    if not run.storage.put_if_match(pointer, dumps(release).encode(), etag):
-        raise DeploymentError(f"Another deployment of {p.endpoint_name} finished meanwhile; look at {pointer}.")
+    if before and before["run_id"] == run.run_id:
+        if "challenger" not in before:
+            return before
+        release = {name: value for name, value in before.items() if name != "challenger"}
+    run.storage.put_once(f"{folder}/{run.run_id}/schema.json", dumps(model["schema"]).encode())
+    run.storage.put_once(f"{folder}/{run.run_id}/baseline.json", dumps(model["baseline"]).encode())
+    if p.strategy == "shadow" and before:
+        return before
+    if p.strategy == "ab_test" and before:
+        test = {
+            "run_id": run.run_id,
+            "model_version": run.run_id,
+            "variant": CHALLENGER,
+            "traffic_percent": p.traffic_percent,
+            "sticky_column": p.sticky_column,
+            "decision_threshold": release["decision_threshold"],
+            "since": release["released_at"],
+        }
+        if before.get("challenger", {}) | {"since": ""} == test | {"since": ""}:
+            return before  # a repetition: the test goes on
+        release = before | {"challenger": test}
+    else:
+        run.storage.put_once(f"{folder}/{run.run_id}/release.json", dumps(release).encode())
+    move_pointer(run.storage, release, etag)
     return release
+
+
+def read_pointer(storage: Storage, endpoint_name: str) -> tuple[dict[str, Any] | None, str]:
+    """``releases/<endpoint>/current.json`` and its entity tag; None and an empty one before the first release."""
+    body, etag = storage.get_tagged(f"releases/{endpoint_name}/current.json") or (b"", "")
+    return (dict(orjson.loads(body)) if body else None), etag
+
+
+def move_pointer(storage: Storage, release: dict[str, Any], etag: str) -> None:
+    """Make a release the one in service, if nobody else did since the pointer was read.
+
+    Raises
+    ------
+    DeploymentError
+    """
+    pointer = f"releases/{release['endpoint']}/current.json"
+    if not storage.put_if_match(pointer, dumps(release).encode(), etag):
+        raise DeploymentError(f"Another deployment of {release['endpoint']} finished meanwhile; look at {pointer}.")

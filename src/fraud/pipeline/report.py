@@ -17,13 +17,13 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fraud import drift
-from fraud.capture import Record, hour_prefixes, only_live, parse_file
-from fraud.errors import CaptureFormatError, DataError
-from fraud.labels import parse_label_line, resolve
+from fraud.capture import Record
+from fraud.errors import DataError
 from fraud.moment import iso, seconds
-from fraud.pipeline.deployment import VARIANT
+from fraud.pipeline import scored
 from fraud.pipeline.releases import read_release
 from fraud.pipeline.runs import Run, now
+from fraud.pipeline.strategies import VARIANT
 from fraud.schema import Schema
 from fraud.window import read_window
 
@@ -115,21 +115,12 @@ def find(run: Run, p: SimpleNamespace) -> Findings:
             unreadable=window.unreadable,
             skipped=window.skipped,
         )
-    records = _records(run, p.endpoint_name, start, end, schema, model_version)
+    records = [
+        record
+        for record in scored.records(run.storage, p.endpoint_name, start, end, schema)
+        if record.model_version in ("", model_version)
+    ]
     return Findings(verdict, source, baseline, window.sketch, released["decision_threshold"], records)
-
-
-def _records(run: Run, endpoint: str, start: float, end: float, schema: Schema, model_version: str) -> list[Record]:
-    """Scored records of the window, one by one; what cannot be read is counted by the verdict already."""
-    found: list[Record] = []
-    keys = {key for prefix in hour_prefixes(endpoint, VARIANT, start, end) for key in run.storage.list_keys(prefix)}
-    for key in sorted(keys):
-        try:
-            records, _ = parse_file(run.storage.get(key), key, schema)
-        except CaptureFormatError:
-            continue
-        found += only_live(record for record in records if start <= record.time < end)[0]
-    return [item for item in found if item.fraud_probability is not None and item.model_version in ("", model_version)]
 
 
 def rule_table(verdict: Mapping[str, Any], top: int = 15) -> pd.DataFrame:
@@ -221,7 +212,7 @@ def performance(run: Run, findings: Findings) -> pd.DataFrame:
     DataFrame
         One row: payments with truth, frauds, AUC ROC, average precision; the last two missing with one class only.
     """
-    truth = _truth(run, seconds(findings.verdict["window"]["start"]))
+    truth = scored.truth(run.storage, seconds(findings.verdict["window"]["start"]))
     known = [(truth[r.inference_id].label, r.fraud_probability) for r in findings._records if r.inference_id in truth]
     labels = [label for label, _ in known]
     both = 0 < sum(labels) < len(labels)
@@ -236,19 +227,6 @@ def performance(run: Run, findings: Findings) -> pd.DataFrame:
         },
         index=pd.Index(["in the window"]),
     )
-
-
-def _truth(run: Run, since: float) -> dict[str, Any]:
-    """Ground truth that arrived since the window began, newest per transaction."""
-    first = dt.datetime.fromtimestamp(since - 3600, dt.UTC)
-    said = []
-    for key in run.storage.list_keys("labels/", after=f"labels/{first:%Y/%m/%d/%H}"):
-        for line in run.storage.get(key).splitlines():
-            try:
-                said.append(parse_label_line(line, key))
-            except CaptureFormatError:
-                continue
-    return dict(resolve(said))
 
 
 def advice(verdict: Mapping[str, Any]) -> str:

@@ -1,0 +1,76 @@
+"""The arithmetic of an A/B test, against scikit-learn, simulation and the traffic of two models."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_score, recall_score, roc_auc_score
+
+from fraud.pipeline import ab_test
+from fraud.pipeline.ab_test import Arm, Comparison
+
+
+def arm(name: str, n: int, power: float, seed: int, known: float = 1.0) -> Arm:
+    rng = np.random.default_rng(seed)
+    fraud = rng.random(n) < 0.05
+    score = 1 / (1 + np.exp(-(rng.normal(size=n) + power * fraud)))
+    label = np.where(rng.random(n) < known, fraud.astype(float), math.nan)
+    return Arm(name, f"run-{name}", np.round(score, 3), label, 0.8)
+
+
+def test_measures_are_scikit_learns() -> None:
+    one = arm("champion", 3_000, 1.0, 1)
+    reviewed = one.score >= 0.8
+    found = {name: value for name, (value, _) in one.measures().items()}
+    assert found["AUC ROC"] == pytest.approx(roc_auc_score(one.label, one.score), abs=1e-12)
+    assert found["precision"] == pytest.approx(precision_score(one.label, reviewed))
+    assert found["recall"] == pytest.approx(recall_score(one.label, reviewed))
+    assert found["review rate"] == pytest.approx(reviewed.mean())
+
+
+def test_only_what_has_truth_grades() -> None:
+    one = arm("champion", 3_000, 1.0, 1, known=0.3)
+    known = ~np.isnan(one.label)
+    alone = Arm("champion", "m", one.score[known], one.label[known], 0.8)
+    for name in ("precision", "recall", "AUC ROC"):
+        assert one.measures()[name] == alone.measures()[name]
+    assert one.measures()["review rate"][0] == pytest.approx((one.score >= 0.8).mean())
+
+
+def test_the_variance_of_auc_is_that_of_repeated_samples() -> None:
+    found = [ab_test.auc(one.score, one.label == 1) for one in (arm("a", 1_500, 1.0, seed) for seed in range(300))]
+    areas, variances = np.array(found).T
+    assert variances.mean() == pytest.approx(areas.var(), rel=0.25)
+
+
+@pytest.mark.parametrize("measure", ab_test.MEASURES)
+def test_equal_models_differ_by_chance_as_often_as_promised(measure: str) -> None:
+    tests = [
+        Comparison((arm("champion", 1_200, 1.0, 2 * k), arm("challenger", 400, 1.0, 2 * k + 1))) for k in range(250)
+    ]
+    rejected = np.mean([test.differences.loc[measure, "p"] < 0.05 for test in tests])
+    assert 0.005 <= rejected <= 0.09
+
+
+def test_a_better_challenger_is_found() -> None:
+    test = Comparison((arm("champion", 8_000, 0.5, 1), arm("challenger", 2_000, 2.0, 2)))
+    assert test.sentence.startswith("The **challenger is better**: AUC ROC differs by +0.")
+    assert test.differences.loc["AUC ROC", "low"] > 0
+    swapped = Comparison(test.arms[::-1])
+    assert swapped.differences.loc["AUC ROC", "high"] < 0 and "**champion is better**" in swapped.sentence
+    assert list(test.table.index) == ["champion run-champion", "challenger run-challenger"]
+    assert test.table.loc["challenger run-challenger", "payments"] == 2_000
+
+
+def test_too_little_truth_is_said() -> None:
+    few = Comparison((arm("champion", 500, 1.0, 1), arm("challenger", 40, 1.0, 2, known=0.0)))
+    assert few.sentence == "Truth has arrived for 0 frauds of one of the models: too few to compare them yet."
+    assert math.isnan(few.differences.loc["AUC ROC", "p"])
+    assert not math.isnan(few.differences.loc["review rate", "p"])
+
+
+def test_no_test_runs() -> None:
+    none = Comparison(())
+    assert none.table.empty and none.differences.empty and none.sentence.startswith("No A/B test runs")

@@ -1,0 +1,143 @@
+"""Captured requests scored by the new model before any caller meets it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+from moto import mock_aws
+
+from fraud import capture
+from fraud.errors import QualityGateError
+from fraud.labels import GroundTruth, render_label_line
+from fraud.pipeline import replay, scored
+from fraud.pipeline.runs import Run, now
+from fraud.pipeline.storage import Storage
+from fraud.schema import CATEGORY, NUMBER, Feature, Schema
+
+ROLES = {"amount": "amount", "id": "tx"}
+SCHEMA = Schema((Feature("amount", NUMBER, True), Feature("card", CATEGORY, False, ("visa",))), ROLES)
+CHAMPION = {
+    "run_id": "m0",
+    "model_version": "m0",
+    "decision_threshold": 0.5,
+    "schema_key": "releases/fraud/m0/schema.json",
+}
+P = SimpleNamespace(endpoint_name="fraud", replay_hours=24, replay_rows=2_000, max_refused_share=0.0)
+
+
+class Model:
+    """Scores the amount, in hundreds."""
+
+    def __init__(self, schema: Schema = SCHEMA) -> None:
+        self.schema = schema
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        return rows[:, 0] / 100
+
+
+def model(schema: Schema = SCHEMA, threshold: float = 0.3) -> dict[str, Any]:
+    return {"metrics": {"decision_threshold": threshold, "model_version": "m1"}, "loaded": Model(schema)}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        client = boto3.client("s3", region_name="eu-west-1")
+        client.create_bucket(Bucket="loop", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        made = Run.__new__(Run)
+        made.bucket, made.run_id, made.storage = "loop", "r1", Storage("loop", client, wait=0)
+        made.storage.put(CHAMPION["schema_key"], SCHEMA.to_json().encode())
+        yield made
+
+
+def put(
+    run: Run,
+    sent: list[tuple[dict, float]],
+    *,
+    ago: float = 600,
+    version: str = "m0",
+    source: str = "",
+    variant: str = "AllTraffic",
+) -> list[str]:
+    """Capture one request for each ``(transaction, score)``."""
+    at = now().timestamp() - ago
+    ids = [uuid.uuid4().hex for _ in sent]
+    lines = [
+        capture.encode_line(
+            [transaction], [score], event_id=name, time=at, model_version=version, inference_ids=[name], source=source
+        )
+        for (transaction, score), name in zip(sent, ids, strict=True)
+    ]
+    moment = dt.datetime.fromtimestamp(at, dt.UTC)
+    run.storage.put(
+        f"data-capture/fraud/{variant}/{moment:%Y/%m/%d/%H/%M-%S}-000-{uuid.uuid4().hex[:6]}.jsonl", b"".join(lines)
+    )
+    return ids
+
+
+def test_decisions_that_flip_and_what_they_are_worth(run: Run) -> None:
+    ids = put(run, [({"amount": 40.0}, 0.2), ({"amount": 60.0}, 0.9), ({"amount": 10.0}, 0.8), ({"amount": 5.0}, 0.1)])
+    truth = [GroundTruth(ids[0], 1, now().timestamp()), GroundTruth(ids[2], 0, now().timestamp())]
+    run.storage.put(f"labels/{now():%Y/%m/%d/%H}/a.jsonl", "\n".join(map(render_label_line, truth)).encode())
+    done = replay.replay(run, P, CHAMPION, model())
+    table = done.table()
+    assert (done.n, done.n_flipped, done.n_refused, done.thresholds) == (4, 2, 0, (0.5, 0.3))
+    assert table["payments"].tolist() == [1, 1, 1, 1]
+    assert table.loc["let through before, reviewed now"].tolist() == [1, 40.0, 1, 1, 40.0]
+    assert table.loc["reviewed before, let through now"].tolist() == [1, 10.0, 1, 0, 0.0]
+    assert done.sentence() == "Of 4 captured requests **2 are decided otherwise** (50.0%), worth 50.00."
+
+
+def test_only_live_traffic_of_the_champion_is_replayed(run: Run) -> None:
+    put(run, [({"amount": 1.0}, 0.1)])
+    put(run, [({"amount": 2.0}, 0.1)], source="test")
+    put(run, [({"amount": 3.0}, 0.1)], version="another")
+    put(run, [({"amount": 4.0}, 0.1)], variant=capture.SHADOW)
+    put(run, [({"amount": 5.0}, 0.1)], ago=25 * 3600)
+    assert replay.replay(run, P, CHAMPION, model()).rows["amount"].tolist() == [1.0]
+
+
+def test_the_newest_are_taken(run: Run) -> None:
+    for hours in (5, 1, 3):
+        put(run, [({"amount": float(hours)}, 0.1)], ago=3600.0 * hours)
+    done = replay.replay(run, SimpleNamespace(**vars(P) | {"replay_rows": 2}), CHAMPION, model())
+    assert done.rows["amount"].tolist() == [1.0, 3.0]
+
+
+def test_a_model_that_would_refuse_what_callers_send_stops_here(run: Run) -> None:
+    put(run, [({"amount": 1.0}, 0.1), ({"amount": 1.0, "card": "visa"}, 0.1)])
+    strict = Schema((Feature("amount", NUMBER, True), Feature("card", CATEGORY, True, ("visa",))), ROLES)
+    with pytest.raises(
+        QualityGateError, match=r"model of m1 would refuse 1 of the last 2 requests.*card is missing.*\(1\)|card"
+    ):
+        replay.replay(run, P, CHAMPION, model(strict))
+    allowed = replay.replay(run, SimpleNamespace(**vars(P) | {"max_refused_share": 0.5}), CHAMPION, model(strict))
+    assert (allowed.n, allowed.n_refused, len(allowed.rows)) == (2, 1, 1)
+    assert "**1 would be refused**" in allowed.sentence()
+
+
+@pytest.mark.parametrize(("champion", "hours"), [(None, 24), (CHAMPION, 0), (CHAMPION, 24)])
+def test_nothing_to_replay_is_no_fault(run: Run, champion: dict | None, hours: int) -> None:
+    if not hours or champion is None:
+        put(run, [({"amount": 1.0}, 0.1)])
+    done = replay.replay(run, SimpleNamespace(**vars(P) | {"replay_hours": hours}), champion, model())
+    assert (done.n, done.n_flipped) == (0, 0) and done.table()["payments"].sum() == 0
+    assert done.sentence() == "There is no captured traffic to replay."
+
+
+def test_records_of_both_variants_come_newest_first(run: Run) -> None:
+    put(run, [({"amount": 1.0}, 0.1)], ago=7200)
+    put(run, [({"amount": 2.0}, 0.1)], ago=3600, variant="Challenger")
+    put(run, [({"amount": 3.0}, 0.1)], ago=60)
+    end = now().timestamp()
+    found = scored.records(run.storage, "fraud", end - 86_400, end, SCHEMA, variants=("AllTraffic", "Challenger"))
+    assert [record.transaction["amount"] for record in found] == [3.0, 2.0, 1.0]
