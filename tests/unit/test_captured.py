@@ -102,6 +102,7 @@ def check(objects, **given):
     assert about == said
     assert table.schema == wanted.schema
     assert table.equals(wanted), (table.to_pylist(), wanted.to_pylist())
+    assert repr(table.to_pylist()) == repr(wanted.to_pylist())  # -0.0 is no 0.0 here
     json.dumps(about)
     return table, about
 
@@ -115,7 +116,7 @@ RAW = st.one_of(
     ]),
     st.builds(json.dumps, st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.text(max_size=6)),
 )  # fmt: skip
-NAMES = st.sampled_from([*TYPES, *TYPES, "fresh", "isFraud", "__id", "ü", ""])
+NAMES = st.sampled_from([*TYPES, *TYPES, "fresh", "isFraud", "__id", "ü", "", "source", "reasons"])
 ROW = st.lists(st.tuples(NAMES, RAW), max_size=6)
 USUAL_ROW = st.fixed_dictionaries(
     {"amount": st.floats(-9, 9) | st.integers(-9, 9), "card": st.sampled_from(["visa", "ü"])},
@@ -238,14 +239,58 @@ def test_the_quick_way_gives_what_the_slow_way_gives(objects, types):
     check(sorted(objects), types=types)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.lists(USUAL_ROW, min_size=1, max_size=3), min_size=1, max_size=8), st.sampled_from([1, 3, 4096]))
-def test_batches_do_not_show(sent, size):
-    body = b"".join(line(rows, [f"i{k % 7}-{n}" for n in range(len(rows))], at=-k) for k, rows in enumerate(sent))
-    placed = [line([{"amount": k}], at=k, encodings=("CSV", "CSV"), schema=SCHEMA) for k in range(4)]
-    before, captured.ROWS, captured.CSV_LINES = (captured.ROWS, captured.CSV_LINES), size, size
+def usual_line(rng, nulls):
+    """A line as an endpoint writes it; `nulls` says what becomes of values that are missing."""
+    rows = []
+    for _ in range(rng.choice([1, 1, 3])):
+        row = {"amount": rng.choice([rng.gauss(0, 9), rng.randrange(-9, 9)]), "card": rng.choice(["visa", "ü", "null"]),
+               "count": rng.choice([1, 3.0, 2**53 - 1]), "flag": rng.random() < 0.5}  # fmt: skip
+        if nulls != "none":
+            missing = [name for name in row if rng.random() < 0.4]
+            row = {k: v for k, v in row.items() if k not in missing} | dict.fromkeys(missing if nulls == "sent" else ())
+        rows.append(row)
+    request, answer = rng.choice(["JSON", "JSON", "CSV", "BASE64"]), rng.choice(["JSON", "CSV", "BASE64", None])
+    ids = [f"i{rng.randrange(99)}-{k}" for k in range(len(rows) if request != "CSV" else len(rows) == 1)]
+    if request != "CSV" and rng.random() < 0.5:
+        rows = [row | {"fresh": rng.choice([1, 2.5]), "isFraud": 0} for row in rows]
+    made = line(rows, ids, rng.randrange(3), event_id=f"e{rng.randrange(99)}", encodings=(request, answer or "JSON"),
+                schema=SCHEMA, model_version=rng.choice(["m1", "m2"]))  # fmt: skip
+    if answer is None:
+        document = json.loads(made)
+        del document["captureData"]["endpointOutput"]
+        made = json.dumps(document).encode() + b"\n"
+    return made
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.randoms(use_true_random=False),
+    st.sampled_from(["none", "left out", "sent"]),
+    st.lists(
+        st.tuples(st.integers(0, 39), lines() | st.sampled_from([b"", b" \t", b"[]", b"{", b'{"a": 1}', b"\xff"])),
+        max_size=6,
+    ),
+    st.sampled_from([1, 4, 1024]),
+    st.sampled_from([1, 3, 4096]),
+    st.sampled_from([TYPES, TYPES | {"never": "float"}, {"amount": "int", "count": "text", "flag": "float"}, {}]),
+    st.sampled_from([b"", b"\n"]),
+)
+def test_odd_lines_among_usual_ones_and_the_sizes_of_batches_do_not_show(rng, nulls, odd, size, rows, types, end):
+    usual = [usual_line(rng, nulls).removesuffix(b"\n") for _ in range(rng.choice([3, 40]))]
+    for place, text in odd:
+        usual.insert(place, text)
+    half = len(usual) // 2
+    objects = [
+        (key(0, "Blue"), b"\n".join(usual[:half]) + b"\n"),
+        ("data-capture/elsewhere.jsonl", b"x"),
+        (key(1), b"\n".join(usual[half:]) + end),
+        (key(2), b""),
+        (key(3), b"\n".join(usual[:3]) + b"\n"),
+    ]
+    before = captured.ROWS, captured.CSV_LINES
+    captured.ROWS, captured.CSV_LINES = rows, size
     try:
-        check([(key(), body), (key(1), b"".join(placed)), (key(2), body + b"".join(placed))])
+        check(objects, types=types)
     finally:
         captured.ROWS, captured.CSV_LINES = before
 
@@ -434,6 +479,40 @@ def test_few_lines_are_read_slowly_because_of_a_bad_cell(monkeypatch):
     table, about = build((key(), b"".join(rows)))
     assert len(slow) == 1 and about["bad"] == []
     assert table["amount"].to_pylist() == [k + 0.5 for k in range(64)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"5.5", b"NaN"), (b"5.5", b"-Infinity"), (b"5.5", b"-0"), (b"5.5", b"-0.0"), (b"5.5", b"1e400"),
+        (b"5.5", b"01"), (b"5.5", b"[5.5]"), (b"5.5", b"null"), (b"5.5", b'\\"5.5\\"'), (b"5.5", b"true"),
+        (b"5.5", b"9" * 400), (b"5.5", b"9" * 5000), (b'\\"amount\\": 5.5', b'\\"amount\\": null, \\"amount\\": 5.5'),
+        (b'\\"amount\\": 5.5', b'\\"fresh\\": null'), (b'\\"amount\\": 5.5', b'\\"\\\\u0061mount\\": null'),
+        (b": 3,", b": 9007199254740993,"), (b": 3,", b": 3.0,"), (b": 3,", b": 2.5,"),
+        (b"visa", b"\\ud800"), (b"visa", b"\\udc00\\ud800"), (b"visa", b"\xff"), (b"visa", b"\0"),
+        (b"visa", b"\\u0000"), (b"visa", b"\xc3\xbc"), (b"visa", b"\xed\xa0\x80"), (b"visa", b"a\\nb"),
+        (b'\\"visa\\"', b"123"), (b"12:00:00Z", b"24:00:00Z"), (b"12:00:00Z", b"12:00:60Z"),
+        (b"12:00:00Z", b"13:00:00"),
+        (b"12:00:00Z", b"12:00:00.25+01:00"), (b"01-02T", b"02-30T"),
+        (b'"eventVersion"', b'"odd": NaN, "eventVersion"'),
+        (b'"eventVersion": "0"', b'"eventVersion": 0'), (b'"0"}', b'"0"}{}'), (b'"0"}', b'"0"}\0{}'),
+        (b'"0"}', b'"0"} '),
+        (b'{"captureData"', b'{}{"captureData"'), (b'{"captureData"', b'\xef\xbb\xbf{"captureData"'),
+        (b'"eventId": "e0.0"', b'"eventId": "e0.0", "eventId": "e9"'), (b'"eventId": "e0.0"', b'"eventId": null'),
+        (b"], \\\"inference_ids", b", null], \\\"inference_ids"), (b'\\"i50\\"', b"null"), (b'\\"i50\\"', b'\\"\\"'),
+        (b'\\"reasons\\": false', b'\\"reasons\\": null'), (b'\\"reasons\\": false', b'\\"source\\": \\"test\\"'),
+        (b"0.25", b"1.25"), (b"0.25", b"null"), (b"0.25", b"0.25}, {"), (b'"m1', b'"'), (b'\\"m1\\"', b"7"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("missing", ["none", "sent", "left out"])
+def test_one_odd_line_among_many_is_read_as_it_would_be_alone(old, new, missing):
+    sent = USUAL | {"isFraud": 0} | ({"flag": None} if missing == "sent" else {})
+    sent = {name: value for name, value in sent.items() if missing != "left out" or name != "flag"}
+    good = [line([sent], [f"i{k}"]).replace(b"]}", b'], \\"reasons\\": false}', 1) for k in range(100)]
+    odd = good[50].replace(old, new)
+    assert odd != good[50]
+    table, about = check([(key(), b"".join([*good[:50], odd, *good[51:]]))], types=TYPES | {"never": "float"})
+    assert about["rows"] >= 99
 
 
 def test_the_benchmark_runs(tmp_path):
