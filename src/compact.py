@@ -30,9 +30,8 @@ def main() -> int:
         given = json.loads((base / "input/conversion/conversion.json").read_bytes())
         conversion = Conversion.from_json(json.dumps(given["conversion"]))
         storage = Storage(given["bucket"], boto3.client("s3"), owner=given["owner"])
-        hours = sorted((base / "input/hours").rglob("*.json"))
-        for at, path in enumerate(hours, 1):
-            index = conversion.compact(storage, Chunk.from_json(path.read_bytes()))
+        hours = [Chunk.from_json(path.read_bytes()) for path in sorted((base / "input/hours").rglob("*.json"))]
+        for at, index in enumerate(conversion.compact(storage, hours), 1):
             part = index.about["part"]
             logger.info("%d of %d: %d rows in %s", at, len(hours), part["rows"], part["key"])
     except FraudError as error:

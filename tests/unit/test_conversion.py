@@ -137,6 +137,18 @@ def test_a_refusal_ends_the_thread_that_reads_ahead(tmp_path, monkeypatch):
     assert threading.active_count() == before
 
 
+def test_parts_written_with_types_that_do_not_hold_are_forgotten(storage, monkeypatch):
+    monkeypatch.setattr(conversion, "PART_CELLS", 12_000)
+    monkeypatch.setattr(conversion, "GROUP_CELLS", 6_000)
+    monkeypatch.setattr(tables, "BLOCK", 1_000)
+    storage.put("raw/a.csv", table(4_500, C1={3_700: "0.5"}).encode())  # a part and a half later
+    found = history.ingest(storage, ROLES)
+    rows = frame(storage, found)
+    assert [part["rows"] for part in found.parts] == [2_000, 2_000, 500] and found.rows == rows.height == 4_500
+    assert found.parts[0]["key"].endswith("part-00000.parquet")
+    assert rows["C1"].dtype == pl.Float64 and rows["C1"][3_699] == 0.5 and rows["__id"].n_unique() == 4_500
+
+
 def test_a_column_that_runs_with_time_is_recorded(storage):
     n = 3_000
     at = np.arange(n)

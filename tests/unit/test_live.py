@@ -175,8 +175,11 @@ def test_two_runs_at_the_same_time_count_each_row_once(storage):
     storage.put(key(minute=2), line(3, at=60, first=10))
     conversion = live.Conversion(TYPES, ROLES)
     folder = "ledger/live/fraud/AllTraffic/2026/01/02/03"
-    conversion.compact(storage, partitions.Chunk(folder, tuple(one)))
-    conversion.compact(storage, partitions.Chunk(folder, tuple(storage.list("data-capture/"))))
+    whole = tuple(storage.list("data-capture/"))
+    assert (
+        len(list(conversion.compact(storage, [partitions.Chunk(folder, tuple(one)), partitions.Chunk(folder, whole)])))
+        == 2
+    )
     found = compact(storage)
     assert found.rows.height == 6 and found.counts["converted"] == 0
 
@@ -267,8 +270,8 @@ def test_any_number_of_shards_gives_the_same_ledger(storage, shards):
     def elsewhere(conversion, chunks):
         copy = live.Conversion.from_json(conversion.to_json())
         for shard in range(shards):
-            for chunk in reversed(chunks[shard::shards]):
-                copy.compact(storage, partitions.Chunk.from_json(chunk.to_json()))
+            mine = [partitions.Chunk.from_json(chunk.to_json()) for chunk in reversed(chunks[shard::shards])]
+            assert len(list(copy.compact(storage, mine))) == len(mine)
 
     compact(storage, elsewhere=elsewhere)
     assert ledger(storage) == here and len(here) == 6
@@ -308,7 +311,7 @@ def test_a_column_that_some_objects_lack_is_missing_in_their_rows(storage):
         storage.delete(name)
     for item in storage.list("data-capture/"):
         folder = "ledger/live/fraud/AllTraffic/2026/01/02/03"
-        live.Conversion(TYPES, ROLES).compact(storage, partitions.Chunk(folder, (item,)))
+        list(live.Conversion(TYPES, ROLES).compact(storage, [partitions.Chunk(folder, (item,))]))
     profile = compact(storage).profile
     assert len(parts(storage)) == 3 and profile["rows"] == 9 and profile["columns"]["fresh"]["nulls"] == 6
 
@@ -316,3 +319,10 @@ def test_a_column_that_some_objects_lack_is_missing_in_their_rows(storage):
 def test_no_endpoint_is_no_traffic(storage):
     found = live.compact(storage, "", START, END, types=TYPES, roles=ROLES)
     assert found.rows.height == 0 and found.parts == [] and found.counts["lines"] == 0
+
+
+def test_a_shadow_is_no_traffic(storage):
+    storage.put(key(variant="Challenger"), line(2))
+    storage.put(key(variant=capture.SHADOW), line(2, first=10))
+    found = compact(storage)
+    assert sorted(found.rows["__id"]) == ["id-0", "id-1"] and found.counts["objects"] == 1

@@ -1,7 +1,7 @@
 """Convert one delivered table to Parquet parts with the ledger's columns, refusing what cannot be learnt from.
 
-Rows go by in row groups: one is read and typed in a thread while the one before is checked and written, and none is
-kept. What is remembered of the rows is a bounded sample and 8 bytes of each id.
+Rows go by in row groups: one is read and typed while the one before is checked and the one before that is written,
+each in a thread, and none is kept. What is remembered of the rows is a bounded sample and 8 bytes of each id.
 """
 
 from __future__ import annotations
@@ -170,14 +170,13 @@ def convert(
     rows = max(1_000, min(part_rows, GROUP_CELLS // wide))
     numeric = [roles.amount] if roles.amount else []
     state, writer = _Pass(Ids(table.name)), _Writer(spool, bool(roles.id))
-    with contextlib.closing(_ahead(table.chunks(rows, roles.consumed, numeric, exclude, known))) as chunks:
-        for chunk in chunks:
-            if chunk is None:  # the types did not hold: start again
-                state, writer = _Pass(Ids(table.name)), _Writer(spool, bool(roles.id))
+    chunks = _ahead(table.chunks(rows, roles.consumed, numeric, exclude, known))
+    with contextlib.closing(_ahead(_groups(chunks, table, roles, clock, source_id, latest))) as groups:
+        for now, group in groups:
+            if now is not state:
+                state, writer = now, _Writer(spool, bool(roles.id))
                 for path in spool.iterdir():
                     path.unlink()
-                continue
-            group = _group(state, chunk, table, roles, clock, source_id, latest)
             writer.add(group)
             if writer.rows + rows > part_rows:
                 writer.close(state)
@@ -211,6 +210,19 @@ def _ahead(items: Iterator[Any]) -> Iterator[Any]:
         while (item := coming.result()) is not END:
             coming = thread.submit(next, items, END)
             yield item
+
+
+def _groups(
+    chunks: Iterator[pa.Table | None], table: Table, roles: Roles, clock: Clock, source_id: str, latest: float
+) -> Iterator[tuple[_Pass, pa.Table]]:
+    """Give all chunks the ledger's columns, with what was gathered so far; another state says to start again."""
+    state = _Pass(Ids(table.name))
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            if chunk is None:  # the types did not hold
+                state = _Pass(Ids(table.name))
+            else:
+                yield state, _group(state, chunk, table, roles, clock, source_id, latest)
 
 
 def _group(

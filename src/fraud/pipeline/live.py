@@ -90,10 +90,10 @@ class Conversion:
         """Names this way of converting; what could not be read for want of a schema is read once there is one."""
         return partitions.mark_of(FORMAT, sorted(self.types.items()), self.roles.consumed, self.schema is not None)
 
-    def compact(self, storage: Storage, chunk: Chunk) -> Index:
-        """Convert the objects of one hour partition to one part of the ledger."""
-        convert = functools.partial(build_part, types=self.types, roles=self.roles, schema=self.schema)
-        return partitions.compact(storage, chunk, self.mark, convert, INDEXED)
+    def compact(self, storage: Storage, chunks: Sequence[Chunk]) -> Iterator[Index]:
+        """Convert the objects of hour partitions, each to one part of the ledger."""
+        convert = functools.partial(build_part, types=dict(self.types), roles=self.roles, schema=self.schema)
+        return partitions.compact_all(storage, chunks, self.mark, convert, INDEXED)
 
     def to_json(self) -> str:
         """Write it down for another machine."""
@@ -115,7 +115,7 @@ Elsewhere = Callable[[Conversion, Sequence[Chunk]], None]
 def window_hours(
     storage: Storage, endpoint: str, start: dt.datetime, end: dt.datetime
 ) -> Iterator[tuple[str, list[Item]]]:
-    """List the capture objects whose hour lies in a window.
+    """List the capture objects whose hour lies in a window, but for a shadow's: they are copies.
 
     Yields
     ------
@@ -126,6 +126,8 @@ def window_hours(
     """
     for base in (f"{CAPTURE}{endpoint}/", f"{CAPTURE}/{endpoint}/"):
         for variant in storage.folders(base, exact=True):
+            if variant == capture.SHADOW:
+                continue
             prefixes = capture.hour_prefixes(endpoint, variant, start, end)
             if not prefixes:
                 continue
@@ -172,7 +174,7 @@ def compact(
     max_bad_share : float
         Share of lines that may be unreadable.
     elsewhere : callable, optional
-        Compacts on other machines; by default it is done here, one hour after the other.
+        Compacts on other machines; by default it is done here.
 
     Raises
     ------
@@ -201,7 +203,7 @@ def compact(
         if left := partitions.pending(hours.items(), indexes):
             raise DataError(f"{len(left)} of {len(work)} hour partitions were not compacted; see the job's log.")
     else:
-        indexes += [conversion.compact(storage, chunk) for chunk in work]
+        indexes += conversion.compact(storage, work)
     live = _gather(sorted(indexes, key=lambda index: index.key), start, end)
     live.counts["converted"] = sum(len(chunk.items) for chunk in work)
     if live.bad and run_id:

@@ -7,12 +7,21 @@ nor the columns of a part that it does not need. Nothing is ever overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import functools
 import hashlib
 import io
+import itertools
 import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +32,14 @@ from fraud.pipeline.storage import Item, Storage, join
 
 WORKERS = 8  # objects under way at once: the time goes into waiting for S3
 CHUNK_BYTES = 64 << 20  # of source objects in one part, so that memory does not depend on how busy an hour was
+WORTH = 16 << 20  # bytes of source objects that are worth a process of their own: it takes half a second to start
 INDEX = ".index.parquet"
 ABOUT = b"fraud"  # key of an index's own metadata
 
 Convert = Callable[[list[tuple[str, bytes]]], tuple[pa.Table, dict[str, Any]]]
 """Makes the rows of a part, and a JSON document about them, of ``(key, body)`` pairs in the order of their keys."""
+Made = tuple[pa.Table, dict[str, Any], bytes]
+"""What the index will hold, the document, and the part as it will be stored, empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -170,17 +182,95 @@ def compact(storage: Storage, chunk: Chunk, mark: str, convert: Convert, indexed
     indexed : sequence of str
         Columns that the index repeats; none means that the index is all there is, without a part.
     """
+    return _write(storage, chunk, mark, _make(convert, indexed, _read(storage, chunk)))
+
+
+def compact_all(
+    storage: Storage, chunks: Sequence[Chunk], mark: str, convert: Convert, indexed: Sequence[str] = ()
+) -> Iterator[Index]:
+    """Make the parts of several chunks, one after the other or, when there is enough to do, on all cores.
+
+    A process of its own gets bytes and gives bytes: whatever is read from the bucket or written there is so here, in
+    the order of the chunks. ``convert`` must be picklable. The parameters are those of `compact`.
+
+    Yields
+    ------
+    Index
+        Of each chunk, in their order.
+    """
+    done = 0
+    with contextlib.suppress(BrokenProcessPool):  # one was killed, for want of memory perhaps: the rest is made here
+        for index in _in_processes(storage, chunks, mark, convert, indexed):
+            yield index
+            done += 1
+    for chunk in chunks[done:]:
+        yield compact(storage, chunk, mark, convert, indexed)
+
+
+def _in_processes(
+    storage: Storage, chunks: Sequence[Chunk], mark: str, convert: Convert, indexed: Sequence[str]
+) -> Iterator[Index]:
+    """Make the parts of all chunks in processes, or of none if that would not pay."""
+    size = sum(item.size for chunk in chunks for item in chunk.items)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, len(chunks), size // WORTH)
+    if workers < 2:
+        return
+    # Not forked: a lock that a thread of Arrow or Polars holds just then would never be released. One worker is this
+    # process, which is there already.
+    pool = ProcessPoolExecutor(workers - 1, multiprocessing.get_context("spawn"), _begin)
+    threads, here = ThreadPoolExecutor(workers + 1), threading.Lock()  # while as many work as can, one reads ahead
+
+    def make(chunk: Chunk) -> Made:
+        task = functools.partial(_make, convert, indexed, _read(storage, chunk))
+        if not here.acquire(blocking=False):
+            return pool.submit(task).result()
+        try:
+            return task()
+        finally:
+            here.release()
+
+    left, waiting = iter(chunks), deque[tuple[Chunk, Future[Made]]]()
+    try:
+        while True:
+            for chunk in itertools.islice(left, 2 * workers - len(waiting)):
+                waiting.append((chunk, threads.submit(make, chunk)))
+            if not waiting:
+                return
+            chunk, made = waiting.popleft()
+            yield _write(storage, chunk, mark, made.result())
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
+        threads.shutdown()
+
+
+def _begin() -> None:
+    """Begin a process: Ctrl-C is the parent's affair, and when the parent is gone, however that came, this ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _read(storage: Storage, chunk: Chunk) -> list[tuple[str, bytes]]:
     with ThreadPoolExecutor(WORKERS) as pool:
-        bodies = list(pool.map(storage.get, chunk.items))
-    table, about = convert([(item.key, body) for item, body in zip(chunk.items, bodies, strict=True)])
+        return list(zip((item.key for item in chunk.items), pool.map(storage.get, chunk.items), strict=True))
+
+
+def _make(convert: Convert, indexed: Sequence[str], objects: list[tuple[str, bytes]]) -> Made:
+    table, about = convert(objects)
+    return (table.select(list(indexed)), about, to_parquet(table)) if indexed else (table, about, b"")
+
+
+def _write(storage: Storage, chunk: Chunk, mark: str, made: Made) -> Index:
+    table, about, body = made
     about |= {"sources": [[item.key, item.etag, item.size] for item in chunk.items]}
     name = chunk.name(mark)
-    if indexed:
-        body = _keep(storage, f"{name}.parquet", to_parquet(table))
+    if body:
+        body = _keep(storage, f"{name}.parquet", body)
         about["part"] = {
             "key": f"{name}.parquet", "rows": table.num_rows, "sha256": hashlib.sha256(body).hexdigest(),
         }  # fmt: skip
-        table = table.select(list(indexed))
     table = table.replace_schema_metadata({ABOUT: json.dumps(about, sort_keys=True).encode()})
     return parse_index(name + INDEX, _keep(storage, name + INDEX, to_parquet(table)))
 
