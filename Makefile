@@ -32,10 +32,10 @@ test: install  ## every test that is not a long proof
 	@$(PYTEST) -m "not slow" -n auto --dist loadfile
 
 prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the real data sets
-	@$(PYTEST) -m slow --ignore tests/serving
+	@$(PYTEST) -m slow --ignore tests/serving --ignore tests/lambdas
 
 prove-serving: install  ## the long proofs of serving: updates and rollbacks under load, broken models, malformed requests
-	@$(PYTEST) -m slow -s tests/serving
+	@$(PYTEST) -m slow -s tests/serving tests/lambdas
 
 bench: install  ## the benchmarks, about half an hour; benchmarks/README.md says what each measures
 	@$(BIN)/python benchmarks/parse_capture.py

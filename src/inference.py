@@ -13,11 +13,12 @@ import ctypes
 import io
 import json
 import os
+import struct
 import threading
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +32,7 @@ N_REASONS = 5
 _NORMAL_PREDICTION, _FLOAT64 = 0, 1  # constants of LightGBM's C interface
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What ``input_fn`` understood: transactions of a JSON body, or cells of a CSV body."""
 
     transactions: list[dict[str, Any]]
@@ -40,14 +40,12 @@ class Request:
     reasons: bool = False
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What ``predict_fn`` found."""
+class Prediction(NamedTuple):
+    """What ``predict_fn`` found; ``model`` is how a JSON answer ends."""
 
     scores: list[float]
     reasons: list[list[dict[str, Any]]] | None
-    model_version: str
-    sha256: str
+    model: str
     is_csv: bool
 
 
@@ -66,6 +64,7 @@ class Model:
         self.schema: Schema = loaded.schema
         self._score_row = single_row(loaded.booster, len(loaded.schema.features))
         self._calibrate = calibrator(loaded.calibration)
+        self.told = json.dumps({"model_version": version, "sha256": loaded.sha256})[1:]  # the same in every answer
 
     def scores(self, rows: list[list[float]]) -> list[float]:
         """Score encoded rows; one row takes LightGBM's way without set-up."""
@@ -88,7 +87,7 @@ class Model:
         ]
 
 
-def single_row(booster: Any, n_features: int) -> Any:
+def single_row(booster: Any, n_features: int) -> Callable[[list[Any]], float]:
     """Prepare LightGBM's single-row prediction, which costs half of ``Booster.predict`` on one row.
 
     Parameters
@@ -103,6 +102,8 @@ def single_row(booster: Any, n_features: int) -> Any:
     """
     basic = libgomp.lightgbm().basic
     library, check = basic._LIB, basic._safe_call
+    if not hasattr(library, "LGBM_BoosterPredictForMatSingleRowFastInit"):  # no part of LightGBM's Python interface
+        return lambda values: float(booster.predict(np.array([values], dtype=np.float64), num_threads=1)[0])
     settings = ctypes.c_void_p()
     prepare = library.LGBM_BoosterPredictForMatSingleRowFastInit
     every_tree = (0, -1)
@@ -117,13 +118,17 @@ def single_row(booster: Any, n_features: int) -> Any:
             ctypes.byref(settings),
         )
     )
+    # Made once, used by all requests: the row, the score, their number, and the references that LightGBM is given.
     row, score, count = (ctypes.c_double * n_features)(), ctypes.c_double(), ctypes.c_int64()
+    arguments = (settings, row, ctypes.byref(count), ctypes.byref(score))
     predict, lock = library.LGBM_BoosterPredictForMatSingleRowFast, threading.Lock()
+    fill = struct.Struct(f"{n_features}d").pack_into  # refuses any other number of values
 
     def score_row(values: list[Any]) -> float:
         with lock:  # one buffer, maybe several threads
-            row[:] = values
-            check(predict(settings, row, ctypes.byref(count), ctypes.byref(score)))
+            fill(row, 0, *values)
+            if failed := predict(*arguments):
+                check(failed)
             return score.value
 
     weakref.finalize(booster, library.LGBM_FastConfigFree, settings).atexit = False
@@ -181,7 +186,7 @@ def input_fn(body: str | bytes, content_type: str) -> Request:
     if kind != JSON:
         raise ValueError(f"The content type must be {JSON} or {CSV}.")
     try:
-        request = json.loads(text, parse_constant=_refuse_constant)
+        request = _read(text)
     except RecursionError:
         raise ValueError("The body is nested too deeply.") from None
     transactions = request.get("transactions") if isinstance(request, dict) else None
@@ -218,8 +223,7 @@ def predict_fn(request: Request, model: Model) -> Prediction:
     return Prediction(
         scores=model.scores(rows),
         reasons=model.reasons(rows) if request.reasons else None,
-        model_version=model.version,
-        sha256=model.loaded.sha256,
+        model=model.told,
         is_csv=bool(request.cells),
     )
 
@@ -239,13 +243,17 @@ def output_fn(prediction: Prediction, accept: str) -> tuple[str, str]:
     """
     if prediction.is_csv or accept == CSV:
         return "".join(f"{score!r}\n" for score in prediction.scores), CSV
-    predictions: list[dict[str, Any]] = [{"fraud_probability": score} for score in prediction.scores]
-    if prediction.reasons is not None:
-        for item, reasons in zip(predictions, prediction.reasons, strict=True):
-            item["reasons"] = reasons
-    answer = {"predictions": predictions, "model_version": prediction.model_version, "sha256": prediction.sha256}
-    return json.dumps(answer, allow_nan=False), JSON
+    if prediction.reasons is None:  # json.dumps would make an encoder for each answer to write the same characters
+        items = ", ".join([f'{{"fraud_probability": {score!r}}}' for score in prediction.scores])
+    else:
+        pairs = zip(prediction.scores, prediction.reasons, strict=True)
+        predictions = [{"fraud_probability": score, "reasons": reasons} for score, reasons in pairs]
+        items = json.dumps(predictions, allow_nan=False)[1:-1]
+    return f'{{"predictions": [{items}], {prediction.model}', JSON
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON.")
+
+
+_read = json.JSONDecoder(parse_constant=_refuse_constant).decode  # json.loads would make one for each request

@@ -1,4 +1,4 @@
-"""Lambda behind API Gateway: ``POST /predict``, ``POST /labels``, ``GET /health``."""
+"""Lambda behind API Gateway: ``POST /predict``, ``POST /labels``, ``GET /health``, ``GET /openapi.json``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,36 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 
 from fraud import api
 from fraud.errors import EndpointError
-from fraud.release import Releases
+from fraud.release import Releases, threshold_of, variant_of
 
 JSON = "application/json"
 # Two attempts of 1 + 3 s stay far inside API Gateway's 29 s; botocore's own defaults wait for minutes.
 PATIENCE = Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 2, "mode": "standard"})
+NO_SUCH_VARIANT = {"ValidationError", "ValidationException"}
 ALREADY_THERE = {"412", "PreconditionFailed"}
+# Metrics travel in the log line, as CloudWatch's embedded metric format; so no call stands in a request's way.
+NAMESPACE, SERVICE = "Fraud/Api", "inference"
+UNITS = {
+    "Requests": "Count",
+    "ClientErrors": "Count",
+    "ServerErrors": "Count",
+    "Latency": "Milliseconds",
+    "ModelLatency": "Milliseconds",
+    "Transactions": "Count",
+    "Approved": "Count",
+    # One value for each transaction, so that averages and percentiles are over transactions; the format takes up to
+    # 100 values, and so many are in a request. Review is 1 or 0: its average is the share that goes to review.
+    "Review": "None",
+    "Score": "None",
+    # Review once more, of answers by another model than the released one: an alarm on it guards deployments, where
+    # the released model's answers would water it down.
+    "CandidateReview": "None",
+}
+BY_MODEL = {"ModelLatency", "Review", "Score"}  # also told apart by model version
 
 
 @dataclass(frozen=True)
@@ -38,12 +58,13 @@ class Settings:
 
 
 class Service:
-    """The three routes, over the clients they need; made once for each container of the Lambda."""
+    """The routes, over the clients they need; made once for each container of the Lambda.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.s3 = boto3.client("s3", config=PATIENCE)
-        self.runtime = boto3.client("sagemaker-runtime", config=PATIENCE)
+    Each route takes the body and what is measured along the way, and returns status and document.
+    """
+
+    def __init__(self, settings: Settings, s3: Any, runtime: Any) -> None:
+        self.settings, self.s3, self.runtime = settings, s3, runtime
         self.releases = Releases(self._read, settings.endpoint, time.monotonic)
 
     def _read(self, key: str) -> bytes | None:
@@ -53,18 +74,30 @@ class Service:
         except self.s3.exceptions.NoSuchKey:
             return None
 
-    def health(self, body: bytes) -> tuple[int, dict[str, Any]]:
+    def health(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Say which model is in service."""
         return 200, {"status": "ok", "model_version": self.releases.current()[0]["model_version"]}
 
-    def predict(self, body: bytes) -> tuple[int, dict[str, Any]]:
+    def predict(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Check, score, check again."""
         release, schema = self.releases.current()
         asked = api.read_prediction(body, schema)
-        predictions, version = api.read_answer(self._invoke(asked), len(asked.transactions), schema.names)
-        return 200, api.answer_prediction(asked, predictions, version, float(release["decision_threshold"]))
+        began = time.perf_counter()
+        try:
+            answer = self._invoke(asked, variant_of(release, asked.transactions[0]))
+        finally:
+            seen["ModelLatency"] = milliseconds(began)
+        predictions, version = api.read_answer(answer, len(asked.transactions), schema.names)
+        document = api.answer_prediction(asked, predictions, version, threshold_of(release, version))
+        answers = document.get("predictions", [document])
+        review = [int(item["decision"] == "review") for item in answers]
+        seen |= {"ModelVersion": version, "Transactions": len(review), "Approved": review.count(0), "Review": review}
+        seen["Score"] = [round(item["fraud_probability"], 6) for item in answers]
+        if version != release["model_version"]:
+            seen["CandidateReview"] = review
+        return 200, document
 
-    def _invoke(self, asked: api.Prediction) -> bytes:
+    def _invoke(self, asked: api.Prediction, variant: str = "") -> bytes:
         try:
             answer = self.runtime.invoke_endpoint(
                 EndpointName=self.settings.endpoint,
@@ -72,43 +105,86 @@ class Service:
                 Accept=JSON,
                 InferenceId=asked.inference_ids[0],
                 Body=asked.to_json(),
+                **({"TargetVariant": variant} if variant else {}),
             )
             body: bytes = answer["Body"].read()
             return body
         except ClientError as error:
-            code, status = error.response["Error"]["Code"], error.response.get("OriginalStatusCode")
-            raise api.upstream_error(code, status) from error
+            said = error.response
+            if variant and said["Error"].get("Code") in NO_SUCH_VARIANT:  # the test ended; the pointer tells it soon
+                return self._invoke(asked)
+            http_status = said.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            code = str(said["Error"].get("Code"))  # a stranger's error may hold anything there
+            raise api.upstream_error(code, said.get("OriginalStatusCode"), http_status) from error
         except (ReadTimeoutError, ConnectTimeoutError) as error:
             raise EndpointError("The model did not answer in time.", 504) from error
-        except BotoCoreError as error:
+        except Exception as error:  # botocore trips over answers that are none with whatever error comes first
             raise EndpointError("The model failed to answer.", 502) from error
 
-    def labels(self, body: bytes) -> tuple[int, dict[str, Any]]:
+    def labels(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Keep ground truth; the same request again changes nothing."""
         truths = api.read_labels(body, time.time())
         key, content = api.label_object(truths, body)
         try:
             self.s3.put_object(Bucket=self.settings.bucket, Key=key, Body=content, ContentType=JSON, IfNoneMatch="*")
-        except (ClientError, BotoCoreError) as error:
+        except Exception as error:
             code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
             if code not in ALREADY_THERE:
                 raise EndpointError("The labels could not be stored; send them again.", 503, 2) from error
         return 202, {"stored": len(truths), "key": key}
 
+    def openapi(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Describe the API; before the first release it cannot say which fields a transaction has."""
+        from fraud.openapi import build_openapi  # not in the way of those who want a score
+
+        try:
+            release, schema = self.releases.current()
+        except EndpointError:
+            return 200, build_openapi()
+        return 200, build_openapi(schema, release["model_version"])
+
 
 @functools.cache
 def service() -> Service:
     """The one service of this process."""
-    return Service(Settings.from_environ())
+    clients = (boto3.client(name, config=PATIENCE) for name in ("s3", "sagemaker-runtime"))
+    return Service(Settings.from_environ(), *clients)
+
+
+def milliseconds(began: float) -> float:
+    """Time since a reading of ``perf_counter``."""
+    return round(1000 * (time.perf_counter() - began), 2)
+
+
+def metrics(status: int, began: float, seen: dict[str, Any]) -> dict[str, Any]:
+    """What CloudWatch makes metrics of: values, and ``_aws``, which says which members are some."""
+    values = {
+        "Service": SERVICE,
+        "Endpoint": os.environ.get("ENDPOINT_NAME") or "unknown",
+        "Requests": 1,
+        "ClientErrors": int(400 <= status < 500),
+        "ServerErrors": int(status >= 500),
+        "Latency": milliseconds(began),
+    } | seen
+    told = [{"Name": name, "Unit": unit} for name, unit in UNITS.items() if name in values]
+    by_model = [item for item in told if item["Name"] in BY_MODEL] if "ModelVersion" in values else []
+    dimensions = ["Service", "Endpoint"]
+    directives = [{"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": told}]
+    if by_model:
+        dimensions = [*dimensions, "ModelVersion"]
+        directives.append({"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": by_model})
+    return values | {"_aws": {"Timestamp": int(1000 * time.time()), "CloudWatchMetrics": directives}}
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one event of API Gateway; log one line about it, without its payload."""
     began, route, problem = time.perf_counter(), "", ""
+    seen: dict[str, Any] = {}
     try:
         request = api.read_event(event)
         route = request.route
-        answer = api.respond(*getattr(service(), route[1:])(request.body))
+        act = getattr(service(), route[1:].removesuffix(".json"))
+        answer = api.respond(*act(request.body, seen))
     except Exception as error:  # the last resort is 500, without a trace for the caller
         answer, problem = api.respond_problem(error), api.describe_error(error)
     line = {
@@ -116,8 +192,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         "request_id": getattr(context, "aws_request_id", ""),
         "route": route,
         "status": answer["statusCode"],
-        "ms": round(1000 * (time.perf_counter() - began), 2),
         "error": problem,
-    }
+    } | metrics(answer["statusCode"], began, seen)
     sys.stdout.write(json.dumps(line) + "\n")
     return answer

@@ -22,11 +22,12 @@ MAX_BYTES = 1 << 20
 MAX_TRANSACTIONS = 100
 MAX_LABELS = 1000
 MAX_ERRORS = 20
-ROUTES = {"/predict": "POST", "/labels": "POST", "/health": "GET"}
+ROUTES = {"/predict": "POST", "/labels": "POST", "/health": "GET", "/openapi.json": "GET"}
+ID_PATTERN = "[A-Za-z0-9._:-]{1,64}"
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+_ID = re.compile(ID_PATTERN, re.ASCII)
 _ID_PROBLEM = "must be 1 to 64 letters, digits, dots, colons, hyphens and underscores"
-_TITLES = {
+TITLES = {
     400: "Bad request",
     404: "Not found",
     405: "Method not allowed",
@@ -37,14 +38,23 @@ _TITLES = {
     503: "Service unavailable",
     504: "Gateway timeout",
 }
-_UPSTREAM = {  # what InvokeEndpoint answers: status, seconds to wait, sentence
+_NOT_NOW = (503, 2, "The model is not available now.")
+_NOT_DEPLOYED = (503, 30, "The model is not deployed.")
+_TOO_MANY = (429, 1, "Too many requests; try again soon.")
+_TOO_LATE = (504, None, "The model did not answer in time.")
+_UPSTREAM: dict[str | int, tuple[int, int | None, str]] = {
+    # What InvokeEndpoint answers, by code or else by HTTP status: status, seconds to wait, sentence.
     "ModelNotReadyException": (503, 5, "The model is starting."),
-    "ServiceUnavailable": (503, 2, "The model is not available now."),
-    "ServiceUnavailableException": (503, 2, "The model is not available now."),
-    "ValidationError": (503, 30, "The model is not deployed."),
-    "ValidationException": (503, 30, "The model is not deployed."),
+    "ServiceUnavailable": _NOT_NOW,
+    "ServiceUnavailableException": _NOT_NOW,
+    "ValidationError": _NOT_DEPLOYED,
+    "ValidationException": _NOT_DEPLOYED,
+    408: _TOO_LATE,
+    429: _TOO_MANY,
+    503: _NOT_NOW,
+    504: _TOO_LATE,
 }
-_THROTTLED = re.compile(r"Throttl|TooManyRequests|LimitExceeded|SlowDown|BandwidthLimit")
+_THROTTLED = re.compile(r"Throttl|TooManyRequests|(Limit|Quota|Throughput)Exceeded|SlowDown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +110,9 @@ def read_event(event: Mapping[str, Any]) -> Request:
     InvalidRequestError
         Status 404 or 405 for another path or method; 400 or 413 for the body.
     """
-    context = event.get("requestContext") or {}
-    http = context.get("http") or {}
-    method = str(http.get("method") or event.get("httpMethod") or "").upper()
+    event = _mapping(event)
+    context = _mapping(event.get("requestContext"))
+    method = str(_mapping(context.get("http")).get("method") or event.get("httpMethod") or "").upper()
     path = str(event.get("rawPath") or event.get("path") or "")
     if (stage := f"/{context.get('stage') or ''}") != "/" and path.startswith(f"{stage}/"):
         path = path[len(stage) :]
@@ -112,11 +122,13 @@ def read_event(event: Mapping[str, Any]) -> Request:
     if method != ROUTES[path]:
         raise InvalidRequestError(f"{path} takes {ROUTES[path]} only.", 405)
     body = event.get("body") or ""
-    if len(body) > MAX_BYTES * 4 // 3 + 4:
+    if method == "GET":  # whatever is sent along
+        return Request(path, b"")
+    if isinstance(body, str) and len(body) > MAX_BYTES * 4 // 3 + 4:
         raise InvalidRequestError(f"The body is longer than {MAX_BYTES:,} bytes.", 413)
     try:
         raw = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode()
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, TypeError, AttributeError):
         raise InvalidRequestError("The body is not the text it should be.") from None
     return Request(path, raw)
 
@@ -225,6 +237,8 @@ def read_labels(body: bytes, now: float) -> list[GroundTruth]:
                 errors.append(FieldError(f"{where}.time", "must be an ISO 8601 moment such as 2026-01-02T03:04:05Z"))
             if moment > now + TOLERANCE:
                 errors.append(FieldError(f"{where}.time", "lies in the future"))
+            elif moment < 0:  # the year 1 with a zone lies before what can be written
+                errors.append(FieldError(f"{where}.time", "lies before 1970"))
         if len(errors) == before:
             truths.append(GroundTruth(str(own), int(label or 0), moment))
     _raise_if(errors)
@@ -283,9 +297,9 @@ def read_answer(body: bytes, rows: int, known: Sequence[str]) -> tuple[list[dict
                     raise ValueError
                 predictions[-1]["reasons"] = reasons
         version = found["model_version"]
-        if len(predictions) != rows or not isinstance(version, str):
+        if len(predictions) != rows or not isinstance(version, str) or not version:
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise EndpointError("The model gave an answer that cannot be used.", 502) from None
     return predictions, version
 
@@ -307,7 +321,7 @@ def answer_prediction(
     return whole | {"model_version": model_version}
 
 
-def upstream_error(code: str, original_status: int | None = None) -> Exception:
+def upstream_error(code: str, original_status: int | None = None, http_status: int = 0) -> Exception:
     """What to raise for an error code of InvokeEndpoint; its message, which may hold log addresses, is not passed on.
 
     Parameters
@@ -316,12 +330,17 @@ def upstream_error(code: str, original_status: int | None = None) -> Exception:
         Error code.
     original_status : int, optional
         What the model's container answered, for a ``ModelError``.
+    http_status : int, optional
+        What the service answered; decides when the code says nothing, as that of a proxy's page does.
     """
-    if _THROTTLED.search(code):
-        return EndpointError("Too many requests; try again soon.", 429, 1)
-    if code == "ModelError" and original_status is not None and 400 <= original_status < 500:
-        return InvalidRequestError("The model refuses this request.")
-    status, wait, sentence = _UPSTREAM.get(code, (502, None, "The model failed to answer."))
+    if code == "ModelError":  # SageMaker's own status says no more than the code; the container's does
+        if original_status is not None and 400 <= original_status < 500 and original_status not in _UPSTREAM:
+            return InvalidRequestError("The model refuses this request.")
+        http_status = original_status if original_status in (408, 429) else 0
+    elif _THROTTLED.search(code):
+        http_status = 429
+    unknown = (502, None, "The model failed to answer.")
+    status, wait, sentence = _UPSTREAM.get(code) or _UPSTREAM.get(http_status, unknown)
     return EndpointError(sentence, status, wait)
 
 
@@ -343,7 +362,7 @@ def respond_problem(error: Exception) -> dict[str, Any]:
         status, detail, errors = error.status, error.detail, error.errors
     elif isinstance(error, EndpointError):
         status, detail, wait = error.status, error.detail, error.retry_after
-    document = {"type": "about:blank", "title": _TITLES.get(status, "Error"), "status": status, "detail": detail}
+    document = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail}
     headers = {"retry-after": str(wait)} if wait else {}
     return respond(status, document | ({"errors": errors} if errors else {}), headers)
 
@@ -357,6 +376,11 @@ def describe_error(error: Exception) -> str:
         trace = trace.tb_next
     where = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else "nowhere"
     return f"{type(error).__name__} at {where}"
+
+
+def _mapping(found: object) -> Mapping[str, Any]:
+    """What an event should hold in this place; nothing, if it is anything else."""
+    return found if isinstance(found, Mapping) else {}
 
 
 def _raise_if(errors: Sequence[FieldError]) -> None:

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fraud.errors import EndpointError
-from fraud.schema import Schema
+from fraud.schema import Schema, category_text
 
 REFRESH = 30.0  # seconds
+
+
+def variant_of(release: Mapping[str, Any], transaction: Mapping[str, Any]) -> str:
+    """Variant that a transaction must be sent to; empty leaves it to SageMaker's weights.
+
+    In an A/B test with a ``sticky_column`` equal values there meet the same model all along, and of all values the
+    challenger gets its share; another test deals them out anew.
+
+    Parameters
+    ----------
+    release : mapping
+        ``current.json``.
+    transaction : mapping
+        Checked already.
+
+    Returns
+    -------
+    str
+    """
+    test = release.get("challenger") or {}
+    value = transaction.get(test.get("sticky_column") or "")
+    if value is None:
+        return ""
+    drawn = hashlib.sha256(f"{test['run_id']}\n{category_text(value)}".encode()).digest()
+    share = int.from_bytes(drawn[:8], "big") / 2**64
+    return str(test["variant"] if share < test["traffic_percent"] / 100 else test["champion_variant"])
+
+
+def threshold_of(release: Mapping[str, Any], model_version: str) -> float:
+    """Score from which a transaction goes to review: each model of an A/B test has its own."""
+    test = release.get("challenger") or {}
+    decides = test if test.get("model_version") == model_version else release
+    return float(decides["decision_threshold"])
 
 
 class Releases:

@@ -2,11 +2,13 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import boto3
 import pytest
+from inference_kit import Runtime, app
 from lambdas_kit import BASELINE, BUCKET, ENDPOINT, RELEASE, SCHEMA, keys, put
 from moto import mock_aws
 
@@ -81,3 +83,24 @@ def serve():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="module")
+def clients(aws):
+    """Clients are slow to make; the real one of the endpoint is for those who ask for it."""
+    app.service.cache_clear()
+    yield app.service()
+    app.service.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def real_runtime(clients):
+    return clients.runtime
+
+
+@pytest.fixture
+def service(s3, clients, real_runtime):
+    """The Lambda's service over the bucket and the endpoint in memory."""
+    clients.runtime, clients.settings = Runtime(), app.Settings(ENDPOINT, BUCKET)
+    clients.releases = app.Releases(clients._read, ENDPOINT, time.monotonic)
+    return clients

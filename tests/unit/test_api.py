@@ -148,6 +148,8 @@ def test_labels_are_read():
         ({"inference_id": "a", "label": 1, "time": "soon"}, "labels[0].time", "must be an ISO 8601 moment"),
         ({"inference_id": "a", "label": 1, "time": 5}, "labels[0].time", "must be an ISO 8601 moment"),
         ({"inference_id": "a", "label": 1, "time": "2026-01-02T03:10:00Z"}, "labels[0].time", "lies in the future"),
+        ({"inference_id": "a", "label": 1, "time": "1969-12-31T23:59:59Z"}, "labels[0].time", "lies before 1970"),
+        ({"inference_id": "a", "label": 1, "time": "0001-01-01T00:00:00+23:59"}, "labels[0].time", "lies before 1970"),
         ({"inference_id": "a", "label": 1, "why": "x"}, "labels[0].why", "is not a known field"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
+from fraud import api
 from fraud.errors import ParameterError
 from fraud.pipeline import infra
 from fraud.pipeline.where import PARAMETER, Where
@@ -108,17 +109,17 @@ def test_the_image_accounts_are_those_of_the_sagemaker_sdk(template):
 
 
 def test_every_method_wants_a_signature(expanded):
-    (api,) = of_type(expanded, "AWS::ApiGateway::RestApi").values()
+    (gateway,) = of_type(expanded, "AWS::ApiGateway::RestApi").values()
     methods = {
         (path, verb): method
-        for path, item in api["Properties"]["Body"]["paths"].items()
+        for path, item in gateway["Properties"]["Body"]["paths"].items()
         for verb, method in item.items()
     }
-    assert set(methods) == {("/predict", "post"), ("/labels", "post"), ("/health", "get")}
+    assert set(methods) == {(route, verb.lower()) for route, verb in api.ROUTES.items()}
     for method in methods.values():
         assert method["security"] == [{"AWS_IAM": []}]
         assert "credentials" not in method["x-amazon-apigateway-integration"]
-    scheme = api["Properties"]["Body"]["components"]["securitySchemes"]["AWS_IAM"]
+    scheme = gateway["Properties"]["Body"]["components"]["securitySchemes"]["AWS_IAM"]
     assert scheme["x-amazon-apigateway-authtype"] == "awsSigv4"
 
 
@@ -133,7 +134,7 @@ def test_only_the_api_may_invoke_the_inference_lambda(expanded):
     for permission in of_type(expanded, "AWS::Lambda::Permission").values():
         assert permission["Properties"]["Principal"] == "apigateway.amazonaws.com"
         source = permission["Properties"]["SourceArn"]["Fn::Sub"][0]
-        assert re.search(r"/(POST/predict|POST/labels|GET/health)$", source), source
+        assert re.search(r"/(POST/predict|POST/labels|GET/health|GET/openapi\.json)$", source), source
 
 
 def test_there_are_no_roles_but_those_written_here(expanded):
@@ -286,12 +287,36 @@ def test_alarms_tell_somebody_and_a_silent_drift_check_is_one(template):
     assert breaching == ["DriftSilenceAlarm"]
 
 
-def test_the_drift_check_writes_the_metrics_that_alarms_and_dashboard_read(template):
-    spec = importlib.util.spec_from_file_location("drift_check", ROOT / "lambdas" / "drift_check" / "app.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "lambdas" / name / "app.py")
     app = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "drift_check", app)  # dataclasses look their module up
+        patch.setitem(sys.modules, name, app)  # dataclasses look their module up
         spec.loader.exec_module(app)
+    return app
+
+
+def dashboard(template):
+    text = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    return json.loads(text.replace("${ReviewRateLimit}", str(template["Parameters"]["ReviewRateLimit"]["Default"])))
+
+
+def shown(template, namespace):
+    """Rows of the dashboard that show metrics of a namespace, without options, shorthand written out."""
+    found = []
+    for widget in dashboard(template)["widgets"]:
+        before = []
+        for row in widget["properties"].get("metrics", []):
+            row = [item for item in row if not isinstance(item, dict)]
+            if row[0] == "...":
+                row = before[: len(before) - len(row) + 1] + row[1:]
+            before = [before[k] if item == "." else item for k, item in enumerate(row)]
+            found += [before] if before[0] == namespace else []
+    return found
+
+
+def test_the_drift_check_writes_the_metrics_that_alarms_and_dashboard_read(template):
+    app = load("drift_check")
     written = []
     app.client = lambda service: SimpleNamespace(put_metric_data=lambda **request: written.append(request))
     rule = {"score": 1.0, "threshold": 2.0}
@@ -301,13 +326,33 @@ def test_the_drift_check_writes_the_metrics_that_alarms_and_dashboard_read(templ
     alarms = [item["Properties"] for item in of_type(template["Resources"], "AWS::CloudWatch::Alarm").values()]
     read = {item["MetricName"] for item in alarms if item["Namespace"] == request["Namespace"]}
     assert read == {"Drift"}
-    body = json.loads(template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])
-    for widget in body["widgets"]:
-        rows = widget["properties"].get("metrics", [[""]])
-        if rows[0][0] == request["Namespace"]:
-            read |= {row[1] for row in rows}
+    read |= {row[1] for row in shown(template, request["Namespace"])}
+    assert len(read) > 5
     assert read <= known
     assert all(item["Dimensions"][0]["Name"] == "EndpointName" for item in request["MetricData"])
+
+
+def test_the_inference_lambda_logs_the_metrics_that_alarm_and_dashboard_read(template, monkeypatch):
+    monkeypatch.setenv("ENDPOINT_NAME", "${EndpointName}")
+    app = load("inference")
+    seen = dict.fromkeys(app.UNITS, 1) | {"ModelVersion": "m"}
+    line = app.metrics(200, 0.0, seen)
+    known = [
+        [directive["Namespace"], metric["Name"], *(item for name in names for item in (name, line[name]))]
+        for directive in line["_aws"]["CloudWatchMetrics"]
+        for metric in directive["Metrics"]
+        for names in directive["Dimensions"]
+    ]
+    rows = shown(template, app.NAMESPACE)
+    assert {row[1] for row in rows} == {"Review", "CandidateReview", "Score", "Latency", "ModelLatency"}
+    assert [row for row in rows if row not in known] == []
+    alarm = template["Resources"]["ReviewRateAlarm"]["Properties"]
+    named = [item for one in alarm["Dimensions"] for item in (one["Name"], one["Value"])]
+    named = ["${EndpointName}" if item == {"Ref": "EndpointName"} else item for item in named]
+    assert [alarm["Namespace"], alarm["MetricName"], *named] in known
+    assert alarm["AlarmName"] == {"Fn::Sub": "fraud-${EndpointName}-review-rate"}
+    assert (alarm["Statistic"], alarm["Threshold"]) == ("Average", {"Ref": "ReviewRateLimit"})
+    assert alarm["TreatMissingData"] == "notBreaching"
 
 
 @pytest.mark.parametrize(("suffix", "metric"), [("5xx", "Invocation5XXErrors"), ("latency", "ModelLatency")])
@@ -323,10 +368,9 @@ def test_the_alarms_that_roll_a_deployment_back(template, suffix, metric):
 
 
 def test_the_dashboard_is_json_and_shows_every_alarm(template):
-    text = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
-    widgets = json.loads(text)["widgets"]
-    (shown,) = [widget["properties"]["alarms"] for widget in widgets if widget["type"] == "alarm"]
-    assert set(shown) == {f"${{{name}.Arn}}" for name in of_type(template["Resources"], "AWS::CloudWatch::Alarm")}
+    widgets = dashboard(template)["widgets"]
+    (alarms,) = [widget["properties"]["alarms"] for widget in widgets if widget["type"] == "alarm"]
+    assert set(alarms) == {f"${{{name}.Arn}}" for name in of_type(template["Resources"], "AWS::CloudWatch::Alarm")}
 
 
 # ------------------------------------------------------------------------------------------------ who fills it in

@@ -170,7 +170,7 @@ class Instance:
                 text = file.read().decode("utf-8", "replace")
         except OSError:
             return ""
-        kept = [line.strip() for line in text.splitlines() if line.strip() and "[INFO]" not in line]
+        kept = [line.strip() for line in text.splitlines() if line.strip(" ^~") and "[INFO]" not in line]
         # The exception itself comes before gunicorn's remarks about the worker it lost.
         kept = [line for line in kept if "[ERROR]" not in line] or kept
         return (" … " + " | ".join(kept[-lines:]))[:most] if kept else ""

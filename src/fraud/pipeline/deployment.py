@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from botocore.exceptions import ClientError
 
-from fraud.errors import DeploymentError, QualityGateError
+from fraud.errors import DeploymentError, ParameterError, QualityGateError
 from fraud.pipeline import strategies
 from fraud.pipeline.probing import Probes
 from fraud.pipeline.runs import Run
@@ -144,6 +144,8 @@ def deploy(
         When the strategy cannot be used here.
     """
     strategies.check(p, champion, run.run_id)
+    if p.sticky_column and p.sticky_column not in model["loaded"].schema.known:
+        raise ParameterError(f"sticky_column is {p.sticky_column!r}, which is no field of a transaction.")
     name = strategies.config_name(p, run.run_id)
     here, sagemaker = where(), client("sagemaker")
     began = time.monotonic()
@@ -170,9 +172,11 @@ def deploy(
                 _move(p.endpoint_name, name)
                 _watch(p, alarms, before["EndpointConfigName"])
             else:
+                at = before["EndpointConfigName"]  # not always the release's: a rollback may have ended half way
                 if strategies.under_test(before) and champion:
-                    _move(p.endpoint_name, champion["endpoint_config"])
-                if champion is None or champion["endpoint_config"] != name:
+                    at = champion["endpoint_config"]
+                    _move(p.endpoint_name, at)
+                if at != name:
                     _move(p.endpoint_name, name, DeploymentConfig=strategies.deployment_config(p, alarms))
     _check_capture(p)
     previous = before["EndpointConfigName"] if before else ""
@@ -260,7 +264,8 @@ def _wait(endpoint_name: str, wanted: str) -> None:
     """Wait until the wanted configuration is in service."""
     found = _settled(endpoint_name) or {}
     if found.get("EndpointConfigName") != wanted:
+        reason = found.get("FailureReason", "it was rolled back").rstrip(".")
         raise DeploymentError(
-            f"The endpoint {endpoint_name} did not take {wanted}: {found.get('FailureReason', 'it was rolled back')} "
+            f"The endpoint {endpoint_name} did not take {wanted}: {reason}. "
             f"{found.get('EndpointConfigName', 'nothing')} answers on."
         )

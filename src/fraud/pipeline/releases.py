@@ -11,7 +11,7 @@ from fraud.errors import DeploymentError
 from fraud.moment import iso
 from fraud.pipeline.runs import Run, dumps, now
 from fraud.pipeline.storage import Storage
-from fraud.pipeline.strategies import CHALLENGER
+from fraud.pipeline.strategies import CHALLENGER, VARIANT
 
 
 def read_release(run: Run, endpoint_name: str) -> dict[str, Any] | None:
@@ -75,6 +75,7 @@ def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: 
             "run_id": run.run_id,
             "model_version": run.run_id,
             "variant": CHALLENGER,
+            "champion_variant": VARIANT,
             "traffic_percent": p.traffic_percent,
             "sticky_column": p.sticky_column,
             "decision_threshold": release["decision_threshold"],

@@ -111,7 +111,7 @@ def alarm_names(endpoint_name: str) -> list[str]:
     PlatformError
         When one is missing: without it a rollback would never happen.
     """
-    names = [f"fraud-{endpoint_name}-{what}" for what in ("5xx", "latency")]
+    names = [f"fraud-{endpoint_name}-{what}" for what in ("5xx", "latency", "review-rate")]
     found = {item["AlarmName"] for item in client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]}
     if missing := [name for name in names if name not in found]:
         raise PlatformError(

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fraud.archive import read_members
-from fraud.errors import TrainingJobError
+from fraud.errors import DataError, TrainingJobError
 from fraud.pipeline import parameters
 from fraud.pipeline.releases import read_release
 from fraud.pipeline.runs import Run
@@ -199,10 +199,19 @@ def read_model(run: Run, model_uri: str) -> dict[str, Any]:
     dict
         ``archive`` (bytes), ``archive_sha256``, ``model_sha256``, and ``schema``, ``baseline``, ``metrics``,
         ``golden`` parsed.
+
+    Raises
+    ------
+    DataError
+        When the archive is damaged, lacks a file, or holds a document that is no JSON.
     """
     archive = run.storage.get(model_uri.removeprefix(f"s3://{run.bucket}/"))
     members = read_members(archive, name=model_uri)
-    parsed = {name.removesuffix(".json"): json.loads(body) for name, body in members.items() if name.endswith(".json")}
+    documents = {name: body for name, body in members.items() if name.endswith(".json")}
+    try:
+        parsed = {name.removesuffix(".json"): json.loads(body) for name, body in documents.items()}
+    except ValueError as error:
+        raise DataError(f"{model_uri} holds a document that is no JSON.") from error
     return parsed | {
         "archive": archive,
         "archive_sha256": hashlib.sha256(archive).hexdigest(),
