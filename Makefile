@@ -41,6 +41,7 @@ bench: install  ## the benchmarks, about half an hour; benchmarks/README.md says
 	@$(BIN)/python benchmarks/parse_capture.py
 	@$(BIN)/python benchmarks/merge.py --double
 	@$(BIN)/python benchmarks/load_training.py
+	@$(BIN)/python benchmarks/serving.py
 	@$(BIN)/python benchmarks/pseudo_labels.py
 
 lint: install  ## ruff and mypy
