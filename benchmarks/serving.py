@@ -1,6 +1,6 @@
 """Serving against the handler that examples use, and what stands before the endpoint, as ratios of one interleaved run.
 
-One LightGBM model is trained here on the IEEE-CIS-shaped sample (63 features, 17 of them categories) and served twice:
+One LightGBM model is trained here on the IEEE-CIS-shaped sample (63 features, 18 of them categories) and served twice:
 by `usual_handler/inference.py` (JSON → DataFrame → `LGBMClassifier.predict_proba` → JSON) and by `src/inference.py`.
 Before anything is timed, both must give the same scores to the last bit on every request.
 

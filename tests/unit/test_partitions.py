@@ -88,7 +88,8 @@ def test_all_cores_work_on_much_and_this_process_on_little(two_cores, monkeypatc
     bucket = Bucket()
     told = {index.about["process"]: index.about for index in partitions.compact_all(bucket, bucket.chunks, "m", slowly)}
     assert len(told) == 2 and not children()
-    assert [process for process, about in told.items() if about["ctrl_c"]] == [os.getpid()]
+    # Whether this process heeds Ctrl-C depends on how it was started: in the background shells take that from it.
+    assert not any(about["ctrl_c"] for process, about in told.items() if process != os.getpid())
     monkeypatch.setattr(partitions, "WORTH", 6)  # all objects have 10 bytes
     processes = [index.about["process"] for index in partitions.compact_all(bucket, bucket.chunks, "m", slowly)]
     assert set(processes) == {os.getpid()}
