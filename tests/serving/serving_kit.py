@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -160,7 +160,26 @@ def promote(challenger: Trained, p: SimpleNamespace) -> deployment.Deployment:
 # ---- callers ---------------------------------------------------------------------------------------------------------
 
 
-class OpenLoop:
+class Background:
+    """`_run` in a thread of its own, for as long as a ``with`` lasts; it ends once `_over` is set."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class OpenLoop(Background):
     """Requests at a fixed rate, however long the answers take; each answer is held against the offline scores.
 
     Parameters
@@ -193,8 +212,7 @@ class OpenLoop:
         self.wrong: list[str] = []
         self.seconds: list[float] = []
         self.most_under_way = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        super().__init__()
 
     def _request(self, endpoint: str, row: dict[str, Any], pool: str) -> bytes:
         body = json.dumps({"transactions": [row], "inference_ids": []}).encode()
@@ -205,16 +223,11 @@ class OpenLoop:
         )
         return head.encode() + body
 
-    def __enter__(self) -> OpenLoop:
-        self._thread.start()
-        return self
+    def _run(self) -> None:
+        async def all_pools() -> None:
+            await asyncio.gather(*(self._pace(pool, rate) for pool, rate in self.rates.items()))
 
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
-        await asyncio.gather(*(self._pace(pool, rate) for pool, rate in self.rates.items()))
+        asyncio.run(all_pools())
 
     async def _pace(self, pool: str, rate: float) -> None:
         began, idle = time.monotonic(), []

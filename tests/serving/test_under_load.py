@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import sys
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from serving_kit import (
+    Background,
     CloudWatch,
     callers,
     guard,
@@ -50,23 +50,14 @@ BUSY = ("Creating", "Updating", "RollingBack")
 STRATEGIES = ("canary", "linear", "all_at_once")
 
 
-class Ringing:
+class Ringing(Background):
     """Reports a server error of the endpoint as soon as an update of it bakes, and so rings its alarm."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint, self.rang = endpoint, False
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        super().__init__()
 
-    def __enter__(self) -> Ringing:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self.rang and not self._over.wait(0.1):
             found = client("sagemaker").describe_endpoint(EndpointName=self.endpoint)
             variants = found.get("PendingDeploymentSummary", {}).get("ProductionVariants", [{}])
@@ -257,24 +248,15 @@ class Canaries:
         return found["EndpointConfigName"], found.get("FailureReason", "")
 
 
-class LambdaCallers:
+class LambdaCallers(Background):
     """Requests to the Lambda's handler at a fixed rate, whatever it answers."""
 
     def __init__(self, app, rows: list[dict], rate: float = 25.0) -> None:
         self.app, self.rows, self.rate = app, rows, rate
         self.answers: Counter[str] = Counter()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._pace)
+        super().__init__()
 
-    def __enter__(self) -> LambdaCallers:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _pace(self) -> None:
+    def _run(self) -> None:
         began = time.monotonic()
         with ThreadPoolExecutor(32) as pool:
             for number in itertools.count():

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
+from fraud import capture
+from fraud.labels import GroundTruth, render_label_line
+from fraud.moment import iso
 from fraud.pipeline import ab_test
 from fraud.pipeline.ab_test import Arm, Comparison
+from fraud.pipeline.runs import now
+from fraud.schema import NUMBER, Feature, Schema
 
 
 def arm(name: str, n: int, power: float, seed: int, known: float = 1.0) -> Arm:
@@ -74,3 +81,33 @@ def test_too_little_truth_is_said() -> None:
 def test_no_test_runs() -> None:
     none = Comparison(())
     assert none.table.empty and none.differences.empty and none.sentence.startswith("No A/B test runs")
+
+
+def test_each_arm_is_what_its_model_answered_since_the_test_began(storage) -> None:
+    at = now().timestamp()
+
+    def send(variant: str, model: str, score: float, name: str, ago: float) -> None:
+        sent = capture.encode_line(
+            [{"a": 1.0}], [score], event_id=name, time=at - ago, model_version=model, inference_ids=[name]
+        )
+        moment = dt.datetime.fromtimestamp(at - ago, dt.UTC)
+        storage.put(f"data-capture/fraud/{variant}/{moment:%Y/%m/%d/%H/%M-%S}-000-{name}.jsonl", sent)
+
+    for sent in (
+        ("AllTraffic", "m1", 0.1, "a", 60), ("AllTraffic", "m1", 0.2, "b", 50), ("Challenger", "m2", 0.9, "c", 40),
+        ("AllTraffic", "m1", 0.3, "before", 4000), ("AllTraffic", "m0", 0.4, "another", 30),
+        (capture.SHADOW, "m2", 0.5, "copy", 20),
+    ):  # fmt: skip
+        send(*sent)
+    storage.put(f"labels/{now():%Y/%m/%d/%H}/x.jsonl", render_label_line(GroundTruth("c", 1, at)).encode())
+    storage.put("s.json", Schema((Feature("a", NUMBER),)).to_json().encode())
+    test = {"model_version": "m2", "decision_threshold": 0.7, "since": iso(at - 3600)}
+    release = {"model_version": "m1", "decision_threshold": 0.15, "schema_key": "s.json", "challenger": test}
+    storage.write_json("releases/fraud/current.json", release)
+    run, p = SimpleNamespace(storage=storage), SimpleNamespace(endpoint_name="fraud")
+    champion, challenger = ab_test.compare(run, p).arms
+    assert (champion.model, sorted(champion.score), champion.threshold) == ("m1", [0.1, 0.2], 0.15)
+    assert (challenger.model, challenger.score.tolist(), challenger.label.tolist()) == ("m2", [0.9], [1.0])
+    assert np.isnan(champion.label).all()
+    storage.write_json("releases/fraud/current.json", release | {"challenger": None})
+    assert ab_test.compare(run, p).arms == ()

@@ -6,11 +6,9 @@ import datetime as dt
 import io
 import json
 
-import boto3
 import polars as pl
 import pytest
 from botocore.exceptions import ConnectionClosedError
-from moto import mock_aws
 
 from fraud import capture, labels
 from fraud.errors import DataError
@@ -27,19 +25,13 @@ HOW = {
 
 
 @pytest.fixture
-def storage(monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        client = boto3.client("s3", region_name="eu-west-1")
-        client.create_bucket(Bucket="loop", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        made = Storage("loop", client, wait=0)
-        cards = ("amex", "visa", "visa")
-        cells = [(3_000 + i, int(i % 10 == 0), 60 * i, 10.5 + i % 7, cards[i % 3]) for i in range(100)]
-        head = "TransactionID,isFraud,TransactionDT,TransactionAmt,card4"
-        made.put("raw/h.csv", "\n".join([head, *(",".join(map(str, row)) for row in cells), ""]).encode())
-        yield made
+def storage(storage):
+    """The bucket with a history in it."""
+    cards = ("amex", "visa", "visa")
+    cells = [(3_000 + i, int(i % 10 == 0), 60 * i, 10.5 + i % 7, cards[i % 3]) for i in range(100)]
+    head = "TransactionID,isFraud,TransactionDT,TransactionAmt,card4"
+    storage.put("raw/h.csv", "\n".join([head, *(",".join(map(str, row)) for row in cells), ""]).encode())
+    return storage
 
 
 def send(storage, *rows, name="a1"):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,3 +230,27 @@ assert not heavy, heavy
     )
     assert done.returncode == 0, done.stderr
     assert [item["fraud_probability"] for item in json.loads(done.stdout)["predictions"]] == golden["scores"]
+
+
+def difficult_rows(n, n_features):
+    """Rows with what numbers can be: missing, both zeros, denormal, huge, categories that nobody has seen."""
+    rng = np.random.default_rng(0)
+    rows = np.exp(rng.normal(0, 3, (n, n_features))) * rng.choice([-1.0, 1.0], (n, n_features))
+    rows[:, ::2] = np.floor(np.abs(rows[:, ::2]) * 3)
+    ends = [np.nan, 0.0, -0.0, 1e308, -1e308, 5e-324, -5e-324, 1e-35, 2.0**31, -(2.0**31), 2.0**53, 1e6, -1.0]
+    return np.where(rng.random((n, n_features)) < 0.3, rng.choice(ends, (n, n_features)), rows)
+
+
+def test_one_row_scores_as_lightgbm_does_to_the_last_bit(served):
+    rows = difficult_rows(20_000, len(served.schema.features))
+    expected = served.loaded.booster.predict(rows, num_threads=1)
+    assert len(np.unique(expected)) > 100
+    assert [served._score_row(row) for row in rows.tolist()] == expected.tolist()
+
+
+def test_without_the_fast_way_there_is_the_usual_one(served, monkeypatch):
+    booster, rows = served.loaded.booster, difficult_rows(200, len(served.schema.features))
+    basic = SimpleNamespace(_LIB=SimpleNamespace(), _safe_call=None)
+    monkeypatch.setattr(inference.libgomp, "lightgbm", lambda: SimpleNamespace(basic=basic))
+    score = inference.single_row(booster, rows.shape[1])
+    assert [score(row) for row in rows.tolist()] == booster.predict(rows, num_threads=1).tolist()

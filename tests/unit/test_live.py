@@ -6,16 +6,13 @@ import datetime as dt
 import io
 import json
 
-import boto3
 import pyarrow.parquet as pq
 import pytest
-from moto import mock_aws
 
 from fraud import capture
 from fraud.errors import DataError
 from fraud.pipeline import live, partitions
 from fraud.pipeline.roles import Roles
-from fraud.pipeline.storage import Storage
 from fraud.schema import CATEGORY, NUMBER, Feature, Schema
 
 ROLES = Roles("isFraud", "TransactionID", "TransactionDT", "TransactionAmt")
@@ -36,17 +33,6 @@ def line(n=1, at=0.0, first=0, **change):
 
 def key(hour=3, minute=0, variant="AllTraffic", name="a1"):
     return f"data-capture/fraud/{variant}/2026/01/02/{hour:02d}/{minute:02d}-00-000-{name}.jsonl"
-
-
-@pytest.fixture
-def storage(monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        client = boto3.client("s3", region_name="eu-west-1")
-        client.create_bucket(Bucket="loop", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        yield Storage("loop", client, wait=0)
 
 
 def compact(storage, **change):

@@ -6,14 +6,10 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from fraud.errors import DeploymentError
 from fraud.pipeline import deployment, probing, releases, rollback
-from fraud.pipeline.runs import Run
-from fraud.pipeline.storage import Storage
 
 SERVED = {"scores": [0.1, 0.2], "sha256": "s-m2"}
 
@@ -50,27 +46,18 @@ class Endpoint:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+def world(storage, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     endpoint = Endpoint()
     monkeypatch.setattr(deployment, "describe", endpoint.describe)
     monkeypatch.setattr(deployment, "go_back", endpoint.go_back)
     monkeypatch.setattr(rollback, "read_model", lambda run, uri: model(uri.removeprefix("s3://")))
     served = SimpleNamespace(answer=lambda: SERVED | {"sha256": endpoint.config.replace("fraud-", "s-")})
     monkeypatch.setattr(probing, "served_scores", lambda *_: served.answer())
-    with mock_aws():
-        client = boto3.client("s3", region_name="eu-west-1")
-        client.create_bucket(Bucket="loop", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        storage = Storage("loop", client, wait=0)
-        yield SimpleNamespace(storage=storage, endpoint=endpoint, served=served)
+    return SimpleNamespace(storage=storage, endpoint=endpoint, served=served)
 
 
-def run(world: SimpleNamespace, run_id: str) -> Run:
-    made = Run.__new__(Run)
-    made.bucket, made.run_id, made.storage = "loop", run_id, world.storage
-    return made
+def run(world: SimpleNamespace, run_id: str) -> SimpleNamespace:
+    return SimpleNamespace(run_id=run_id, storage=world.storage)
 
 
 def release(world: SimpleNamespace, run_id: str, strategy: str = "canary", **change: Any) -> dict[str, Any]:

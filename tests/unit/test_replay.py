@@ -7,17 +7,14 @@ import uuid
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-from moto import mock_aws
 
 from fraud import capture
 from fraud.errors import QualityGateError
 from fraud.labels import GroundTruth, render_label_line
 from fraud.pipeline import replay, scored
-from fraud.pipeline.runs import Run, now
-from fraud.pipeline.storage import Storage
+from fraud.pipeline.runs import now
 from fraud.schema import CATEGORY, NUMBER, Feature, Schema
 
 ROLES = {"amount": "amount", "id": "tx"}
@@ -46,21 +43,13 @@ def model(schema: Schema = SCHEMA, threshold: float = 0.3) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        client = boto3.client("s3", region_name="eu-west-1")
-        client.create_bucket(Bucket="loop", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        made = Run.__new__(Run)
-        made.bucket, made.run_id, made.storage = "loop", "r1", Storage("loop", client, wait=0)
-        made.storage.put(CHAMPION["schema_key"], SCHEMA.to_json().encode())
-        yield made
+def run(storage) -> SimpleNamespace:
+    storage.put(CHAMPION["schema_key"], SCHEMA.to_json().encode())
+    return SimpleNamespace(storage=storage)
 
 
 def put(
-    run: Run,
+    run: SimpleNamespace,
     sent: list[tuple[dict, float]],
     *,
     ago: float = 600,
@@ -84,7 +73,7 @@ def put(
     return ids
 
 
-def test_decisions_that_flip_and_what_they_are_worth(run: Run) -> None:
+def test_decisions_that_flip_and_what_they_are_worth(run: SimpleNamespace) -> None:
     ids = put(run, [({"amount": 40.0}, 0.2), ({"amount": 60.0}, 0.9), ({"amount": 10.0}, 0.8), ({"amount": 5.0}, 0.1)])
     truth = [GroundTruth(ids[0], 1, now().timestamp()), GroundTruth(ids[2], 0, now().timestamp())]
     run.storage.put(f"labels/{now():%Y/%m/%d/%H}/a.jsonl", "\n".join(map(render_label_line, truth)).encode())
@@ -97,7 +86,7 @@ def test_decisions_that_flip_and_what_they_are_worth(run: Run) -> None:
     assert done.sentence() == "Of 4 captured requests **2 are decided otherwise** (50.0%), worth 50.00."
 
 
-def test_only_live_traffic_of_the_champion_is_replayed(run: Run) -> None:
+def test_only_live_traffic_of_the_champion_is_replayed(run: SimpleNamespace) -> None:
     put(run, [({"amount": 1.0}, 0.1)])
     put(run, [({"amount": 2.0}, 0.1)], source="test")
     put(run, [({"amount": 3.0}, 0.1)], version="another")
@@ -106,14 +95,14 @@ def test_only_live_traffic_of_the_champion_is_replayed(run: Run) -> None:
     assert replay.replay(run, P, CHAMPION, model()).rows["amount"].tolist() == [1.0]
 
 
-def test_the_newest_are_taken(run: Run) -> None:
+def test_the_newest_are_taken(run: SimpleNamespace) -> None:
     for hours in (5, 1, 3):
         put(run, [({"amount": float(hours)}, 0.1)], ago=3600.0 * hours)
     done = replay.replay(run, SimpleNamespace(**vars(P) | {"replay_rows": 2}), CHAMPION, model())
     assert done.rows["amount"].tolist() == [1.0, 3.0]
 
 
-def test_a_model_that_would_refuse_what_callers_send_stops_here(run: Run) -> None:
+def test_a_model_that_would_refuse_what_callers_send_stops_here(run: SimpleNamespace) -> None:
     put(run, [({"amount": 1.0}, 0.1), ({"amount": 1.0, "card": "visa"}, 0.1)])
     strict = Schema((Feature("amount", NUMBER, True), Feature("card", CATEGORY, True, ("visa",))), ROLES)
     with pytest.raises(
@@ -126,7 +115,7 @@ def test_a_model_that_would_refuse_what_callers_send_stops_here(run: Run) -> Non
 
 
 @pytest.mark.parametrize(("champion", "hours"), [(None, 24), (CHAMPION, 0), (CHAMPION, 24)])
-def test_nothing_to_replay_is_no_fault(run: Run, champion: dict | None, hours: int) -> None:
+def test_nothing_to_replay_is_no_fault(run: SimpleNamespace, champion: dict | None, hours: int) -> None:
     if not hours or champion is None:
         put(run, [({"amount": 1.0}, 0.1)])
     done = replay.replay(run, SimpleNamespace(**vars(P) | {"replay_hours": hours}), champion, model())
@@ -134,7 +123,7 @@ def test_nothing_to_replay_is_no_fault(run: Run, champion: dict | None, hours: i
     assert done.sentence() == "There is no captured traffic to replay."
 
 
-def test_records_of_both_variants_come_newest_first(run: Run) -> None:
+def test_records_of_both_variants_come_newest_first(run: SimpleNamespace) -> None:
     put(run, [({"amount": 1.0}, 0.1)], ago=7200)
     put(run, [({"amount": 2.0}, 0.1)], ago=3600, variant="Challenger")
     put(run, [({"amount": 3.0}, 0.1)], ago=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,7 +64,7 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Payments and measures of both, and their differences with interval and p value."""
+        """Payments and measures of both."""
         if not self.arms:
             return pd.DataFrame()
         rows: dict[str, dict[str, Any]] = {}
@@ -74,7 +75,7 @@ class Comparison:
         table = pd.DataFrame(rows).T
         return table.astype({name: int for name in ("payments", "with truth", "frauds")}).round(4)
 
-    @property
+    @cached_property
     def differences(self) -> pd.DataFrame:
         """Challenger less champion: difference, interval and two-sided p value of each measure."""
         rows = {}
@@ -121,16 +122,18 @@ def compare(run: Run, p: SimpleNamespace) -> Comparison:
         return Comparison(())
     since = seconds(test["since"])
     schema = Schema.from_json(run.storage.get(release["schema_key"]))
-    found = list(
-        scored.records(run.storage, p.endpoint_name, since, now().timestamp(), schema, variants=(VARIANT, CHALLENGER))
-    )
     truth = scored.truth(run.storage, since)
+    both = {"champion": release, "challenger": test}
+    said: dict[str, list[tuple[float, float]]] = {one["model_version"]: [] for one in both.values()}
+    variants = (VARIANT, CHALLENGER)
+    for record in scored.records(run.storage, p.endpoint_name, since, now().timestamp(), schema, variants=variants):
+        if record.model_version in said:
+            known = truth.get(record.inference_id)
+            said[record.model_version].append((record.fraud_probability, known.label if known else math.nan))
     arms = []
-    for name, one in (("champion", release), ("challenger", test)):
-        mine = [record for record in found if record.model_version == one["model_version"]]
-        label = [float(truth[r.inference_id].label) if r.inference_id in truth else math.nan for r in mine]
-        score = np.array([record.fraud_probability for record in mine], float)
-        arms.append(Arm(name, one["model_version"], score, np.array(label, float), float(one["decision_threshold"])))
+    for name, one in both.items():
+        score, label = np.array(said[one["model_version"]], float).reshape(-1, 2).T
+        arms.append(Arm(name, one["model_version"], score, label, float(one["decision_threshold"])))
     return Comparison(tuple(arms))
 
 

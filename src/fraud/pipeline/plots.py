@@ -32,6 +32,11 @@ def plain(text: object, width: int = 28) -> str:
     return shown.replace("$", r"\$")
 
 
+def say_nothing(ax: Axes, text: str) -> None:
+    """Say in the middle of a figure why it is empty."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+
+
 def plot_captured(hours: Sequence[Any], counts: Sequence[int], ax: Axes | None = None) -> Axes:
     """Captured transactions per hour.
 
@@ -50,7 +55,7 @@ def plot_captured(hours: Sequence[Any], counts: Sequence[int], ax: Axes | None =
     """
     ax = prepared(ax)
     if len(hours) == 0:
-        ax.text(0.5, 0.5, "no captured traffic yet", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+        say_nothing(ax, "no captured traffic yet")
         ax.set_xticks([])
     else:
         ax.bar(np.arange(len(hours)), counts, color=LIVE, width=0.9)
@@ -110,7 +115,7 @@ def plot_served_against_offline(offline: Sequence[float], served: Sequence[float
     if len(served):
         ax.plot(offline, served, "o", ms=4, color=LIVE)
     else:  # a shadow, which nobody hears
-        ax.text(0.5, 0.5, "nothing was served", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+        say_nothing(ax, "nothing was served")
     ax.set_xlabel("score at training")
     ax.set_ylabel("score served")
     return ax
@@ -136,7 +141,7 @@ def plot_rules(rules: Sequence[Mapping[str, Any]], top: int = 15, ax: Axes | Non
     shown = sorted(share, key=lambda item: (item[0], item[1]["feature"]), reverse=True)[:top][::-1]
     ax = prepared(ax, height=0.9 + 0.24 * max(len(shown), 1))
     if not shown:
-        ax.text(0.5, 0.5, "nothing to compare yet", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+        say_nothing(ax, "nothing to compare yet")
         ax.set_yticks([])
         ax.set_xlim(0, 5)
     names = [f"{plain(rule['feature'])} · {rule['rule'].replace('_', ' ')}" for _, rule in shown]
@@ -235,7 +240,7 @@ def plot_replay(rows: Any, thresholds: tuple[float, float], ax: Axes | None = No
     """
     ax = prepared(ax, width=4.4, height=3.6)
     if not len(rows):
-        ax.text(0.5, 0.5, "no captured traffic to replay", ha="center", va="center", transform=ax.transAxes)
+        say_nothing(ax, "no captured traffic to replay")
     low = 1e-4  # what is less is drawn there
     flips = rows["before"] != rows["after"]
     for chosen, colour, label in ((~flips, LIVE, "as before"), (flips, OVER, "flips")):
@@ -268,12 +273,12 @@ def plot_differences(differences: Any, ax: Axes | None = None) -> Axes:
     shown = differences.dropna(subset=["low", "high"])[::-1]
     ax = prepared(ax, height=0.9 + 0.34 * max(len(shown), 1))
     if not len(shown):
-        ax.text(0.5, 0.5, "nothing to compare", ha="center", va="center", transform=ax.transAxes, color=TRAINED)
+        say_nothing(ax, "nothing to compare")
         ax.set_yticks([])
-    for place, (name, row) in enumerate(shown.iterrows()):
+    for place, (_, row) in enumerate(shown.iterrows()):
         colour = TRAINED if row["low"] <= 0 <= row["high"] else LIVE if row["low"] > 0 else OVER
         ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
-        ax.plot(row["difference"], place, "o", color=colour, label=str(name))
+        ax.plot(row["difference"], place, "o", color=colour)
     ax.set_yticks(range(len(shown)), [str(name) for name in shown.index])
     ax.axvline(0, color="black", lw=0.9, ls="--")
     ax.set_xlabel("challenger less champion (95 % interval)")
