@@ -13,7 +13,7 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from fraud import capture
 from fraud.labels import GroundTruth, render_label_line
 from fraud.moment import iso
-from fraud.pipeline import ab_test
+from fraud.pipeline import ab_test, plots
 from fraud.pipeline.ab_test import Arm, Comparison
 from fraud.pipeline.runs import now
 from fraud.schema import NUMBER, Feature, Schema
@@ -80,7 +80,8 @@ def test_too_little_truth_is_said() -> None:
 
 def test_no_test_runs() -> None:
     none = Comparison(())
-    assert none.table.empty and none.differences.empty and none.sentence.startswith("No A/B test runs")
+    assert none.table is None and none.differences.empty and none.sentence.startswith("No A/B test runs")
+    assert plots.plot_differences(none.differences) is None
 
 
 def test_each_arm_is_what_its_model_answered_since_the_test_began(storage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +80,7 @@ def test_each_release_knows_the_one_before(world) -> None:
     assert release(world, "m2") == pointer(world), "a repetition changes nothing"
 
 
-def test_a_test_keeps_the_champion(world) -> None:
+def test_a_test_keeps_the_champion(world, monkeypatch) -> None:
     before = release(world, "m1")
     assert release(world, "m2", "shadow") == before == pointer(world)
     found = release(world, "m2", "ab_test", sticky_column="card1")
@@ -91,7 +92,10 @@ def test_a_test_keeps_the_champion(world) -> None:
         10,
         "card1",
     )
+    later = releases.now() + dt.timedelta(hours=1)
+    monkeypatch.setattr(releases, "now", lambda: later)
     assert release(world, "m2", "ab_test", sticky_column="card1")["challenger"]["since"] == test["since"]
+    assert release(world, "m2", "ab_test")["challenger"]["since"] != test["since"], "another test begins now"
 
 
 def test_promoting_either_side_ends_the_test(world) -> None:

@@ -63,10 +63,10 @@ class Comparison:
     arms: tuple[Arm, ...]
 
     @property
-    def table(self) -> pd.DataFrame:
-        """Payments and measures of both."""
+    def table(self) -> pd.DataFrame | None:
+        """Payments and measures of both; None when no test runs."""
         if not self.arms:
-            return pd.DataFrame()
+            return None
         rows: dict[str, dict[str, Any]] = {}
         for arm in self.arms:
             known = ~np.isnan(arm.label)

@@ -256,7 +256,7 @@ def plot_replay(rows: Any, thresholds: tuple[float, float], ax: Axes | None = No
     return ax
 
 
-def plot_differences(differences: Any, ax: Axes | None = None) -> Axes:
+def plot_differences(differences: Any, ax: Axes | None = None) -> Axes | None:
     """Challenger less champion, measure by measure, with intervals; those that hold zero in grey.
 
     Parameters
@@ -268,13 +268,13 @@ def plot_differences(differences: Any, ax: Axes | None = None) -> Axes:
 
     Returns
     -------
-    Axes
+    Axes or None
+        None when there is nothing to compare: most reports are of one model.
     """
     shown = differences.dropna(subset=["low", "high"])[::-1]
-    ax = prepared(ax, height=0.9 + 0.34 * max(len(shown), 1))
     if not len(shown):
-        say_nothing(ax, "nothing to compare")
-        ax.set_yticks([])
+        return None
+    ax = prepared(ax, height=0.9 + 0.34 * len(shown))
     for place, (_, row) in enumerate(shown.iterrows()):
         colour = TRAINED if row["low"] <= 0 <= row["high"] else LIVE if row["low"] > 0 else OVER
         ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
