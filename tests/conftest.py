@@ -71,6 +71,21 @@ class House:
         ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_ports(worker_id):
+    """Each worker of pytest-xdist prefers ports of its own.
+
+    A test that kills a local AWS and starts it again would otherwise meet, on the port that was free for a moment,
+    the local AWS of another worker.
+    """
+    from fraud.localaws import supervisor
+
+    base = 10_000 + 1_000 * int(worker_id.removeprefix("gw") if worker_id != "master" else 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "PREFERRED_PORTS", {"ministack": base + 566, "server": base + 570})
+        yield
+
+
 @pytest.fixture(scope="session")
 def house(tmp_path_factory):
     """The product deployed on a local AWS of the test session."""
