@@ -1,9 +1,10 @@
-"""Build the zip files of the Lambdas: app.py and src/fraud/*.py, a few kB, the same bytes from the same source.
+"""Build the zip files of the Lambdas: their *.py and src/fraud/*.py, the same bytes from the same source.
 
     python lambdas/bundle.py --env staging --out build
 
 prints a JSON object of zip files by Lambda. A Lambda's own ``requirements.txt`` is installed for Lambda's Python;
-``--this-python`` installs it for the interpreter at hand instead, which is what runs Lambdas on the local AWS.
+``--this-python`` is for the interpreter at hand instead, which runs Lambdas on the local AWS: what it has itself
+is not installed again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from fraud.errors import FraudError, ParameterError, PlatformError
 from fraud.pipeline import parameters
+from fraud.verdict import persistence
 
 LAMBDAS = Path(__file__).resolve().parent
 PACKAGE = LAMBDAS.parent / "src" / "fraud"
@@ -29,14 +34,29 @@ POLICY = (
     "window_hours",
     "min_records",
     "mean_shift_threshold",
-    "psi_threshold",
-    "missing_threshold",
-    "min_z",
     "mean_shift_features",
+    "psi_threshold",
+    "ks_threshold",
+    "missing_threshold",
+    "unseen_threshold",
+    "repeated_threshold",
+    "review_rate_threshold",
+    "fraud_rate_threshold",
+    "recall_threshold",
+    "auc_threshold",
+    "min_truth",
+    "false_alarm_rate",
+    "min_importance",
+    "persistence",
+    "season",
+    "max_caller_share",
     "cool_down_hours",
+    "daily_cap",
+    "min_new_labels",
 )
 LAMBDA_PYTHON = (
-    "--platform=manylinux2014_x86_64",
+    # Lambda's Python 3.12 runs on Amazon Linux 2023, glibc 2.34; pip takes a name for no older one.
+    *(f"--platform=manylinux{tag}_x86_64" for tag in ("_2_34", "_2_28", "_2_17", "2014")),
     "--implementation=cp",
     "--python-version=3.12",
     "--only-binary=:all:",
@@ -60,12 +80,13 @@ def policy(env: str) -> dict[str, object]:
     Raises
     ------
     ParameterError
-        When the notebook does not declare one of them.
+        When the notebook does not declare one of them, or a list of them is none that can be.
     """
     step = "04_drift_report"
     values = parameters.resolve(env, [step])[step]
     if missing := [name for name in POLICY if name not in values]:
         raise ParameterError(f"notebooks/{step}.ipynb does not declare {', '.join(missing)}.")
+    persistence(values)
     return {name: values[name] for name in POLICY}
 
 
@@ -77,7 +98,7 @@ def installed(requirements: Path, *, this_python: bool) -> dict[str, bytes]:
     requirements : Path
         The file.
     this_python : bool
-        For the interpreter at hand instead of Lambda's.
+        For the interpreter at hand instead of Lambda's; what it has itself is left out.
 
     Returns
     -------
@@ -88,6 +109,8 @@ def installed(requirements: Path, *, this_python: bool) -> dict[str, bytes]:
     PlatformError
         With pip's last line when it fails.
     """
+    if this_python and all(_is_there(line) for line in requirements.read_text(encoding="utf-8").splitlines()):
+        return {}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         command += ["--target", folder, "--requirement", str(requirements), *(() if this_python else LAMBDA_PYTHON)]
@@ -103,6 +126,16 @@ def installed(requirements: Path, *, this_python: bool) -> dict[str, bytes]:
             and name.parts[0] != "bin"
             and name.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
         }
+
+
+def _is_there(line: str) -> bool:
+    """Whether a line of a requirements.txt asks for nothing that this interpreter has not."""
+    line = line.partition("#")[0].strip()
+    try:
+        wanted = Requirement(line)
+        return metadata.version(wanted.name) in wanted.specifier and not wanted.extras
+    except (InvalidRequirement, metadata.PackageNotFoundError):
+        return not line
 
 
 def members(name: str, env: str, *, this_python: bool = False) -> dict[str, bytes]:

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from fraud import drift
 from fraud.errors import DataError, FraudError
 from fraud.serving import model_file
-from fraud.training import attributes, champion, grading, hosts, splits
+from fraud.training import attributes, baseline, champion, grading, hosts, splits
 from fraud.training.data import SOURCES, Ledger, Rows, open_ledger, raw_rows, read_rows
 from fraud.training.features import Learnt
 from fraud.training.fitting import fit
@@ -132,17 +131,13 @@ def train(p: argparse.Namespace, channel: Path, champion_channel: Path | None, m
         "hyperparameters": vars(p),
         "tuned": fitted.tuned,
     }
-    # Features as they were learnt, but scores of rows that the model has not seen, as live ones will be: on its
-    # training rows it is surer than it will ever be again. So the count of rows is set here.
-    learnt, score = fitted.learnt, fitted.score
-    baseline = drift.build_baseline(learnt.columns, learnt.schema, score.tolist(), p.model_version)
     documents = {
         "metrics.json": metrics,
-        "golden.json": golden_rows(ledger, learnt, fold.grading, score),
-        "baseline.json": baseline | {"rows": metrics["n_train"]},
+        "golden.json": golden_rows(ledger, fitted.learnt, fold.grading, fitted.score),
+        "baseline.json": baseline.describe(p, rows, fold, fitted, threshold),
         "calibration.json": fitted.calibration,
     }
-    write(model_dir, fitted.content, learnt.schema.to_json(), documents)
+    write(model_dir, fitted.content, fitted.learnt.schema.to_json(), documents)
     return metrics
 
 

@@ -158,6 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
         lines += [line("prequential", name, published, None) for name, published in BOOK_BEST.items()]
         for name, given, must in (
             ("product, its defaults", RULES, False),
+            ("product, fixed ridge, bins, columns", [*RULES, *product.FIXED], False),
+            ("product, its defaults, four weeks", LONGER, False),
             ("product, preset", [*RULES, *PRESET], False),  # a week of history, as the book: not enough for all three
             ("product, preset, four weeks of history", [*LONGER, *PRESET], True),
         ):

@@ -3,7 +3,8 @@
     python benchmarks/published/ulb.py shared/data/ulb_rounded_sample.parquet
 
 The first 80 % teach, the last 20 % grade; the order of rows is that of time. Few frauds are left to grade on, so the
-figures are rough, and LightGBM's defaults fail nevertheless beyond doubt. Exit code 1 when the goal is missed.
+figures are rough, and LightGBM's defaults fail nevertheless beyond doubt. Exit code 1 when the product's defaults miss
+the goal; other settings stand beside them and count for nothing, for they were found on the rows that grade.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SHARE = 0.2
 ALL_ROWS, SECONDS = 284_807, 172_800  # of the whole set, and its span
 GOAL = 0.985  # AUC ROC: the lowest that arXiv 2208.14417 reports on the set in full precision
 # No delay: two days cannot hold one.
-RULES = ["--delay_days", "0", "--validation_fraction", str(SHARE), "--n_bootstrap", "20"]
+RULES = ["--delay_days", "0", "--validation_fraction", str(SHARE), "--n_bootstrap", "200"]
 # Known from an earlier look at the same rows: 41 frauds cannot tell these settings from the defaults.
 CAUTIOUS = (
     "--num_boost_round 300 --learning_rate 0.02 --num_leaves 15 --reg_lambda 10 --boost_from_average true"
@@ -46,8 +47,11 @@ def library_defaults(past: pl.DataFrame, later: pl.DataFrame) -> tuple[float, fl
     return figures(later["Class"].to_numpy(), score)
 
 
-def ours(table: pl.DataFrame, arguments: list[str]) -> tuple[float, float]:
-    """The training job, graded on the rows that it keeps back, by its own word and by the written model's scores."""
+def ours(table: pl.DataFrame, arguments: list[str]) -> tuple[float, float, float, float]:
+    """The training job, graded on the rows that it keeps back, by its own word and by the written model's scores.
+
+    AUC ROC, average precision, and the ends of the 95 % bootstrap interval of the first.
+    """
     place = table["source_row"]
     columns = {"id": place, "time": place.cast(pl.Float64) * (SECONDS / ALL_ROWS), "label": table["Class"]}
     roles = {"id": "source_row", "time": "time", "target": "Class", "amount": "Amount"}
@@ -58,7 +62,8 @@ def ours(table: pl.DataFrame, arguments: list[str]) -> tuple[float, float]:
         found = figures(later["Class"].to_numpy(), trained.score(later))
     if not np.allclose(found, [trained.metrics["auc"], trained.metrics["average_precision"]], rtol=0, atol=1e-9):
         raise product.Refused(f"metrics.json says {trained.metrics['auc']:.6f}, the written model {found[0]:.6f}")
-    return found
+    low, high = trained.metrics["intervals"]["auc"]
+    return *found, low, high
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,25 +75,27 @@ def main(arguments: list[str] | None = None) -> int:
     size = round(table.height * SHARE)
     past, later = (part.drop("source_row") for part in (table.head(-size), table.tail(size)))
     print(f"{past.height:,} rows teach, {later.height:,} with {later['Class'].sum()} frauds grade", file=sys.stderr)
-    found = {}
+    found: dict[str, tuple[float, ...]] = {}
     for name, make in (
         ("LightGBM, its defaults", lambda: library_defaults(past, later)),
         ("product, its defaults", lambda: ours(table, RULES)),
+        ("product, fixed ridge and bins", lambda: ours(table, [*RULES, *product.FIXED])),
         ("product, cautious", lambda: ours(table, [*RULES, *CAUTIOUS])),
     ):
         began = time.monotonic()
         found[name] = make()
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    print(f"{'AUC ROC, average precision':30} published        measured here")
+    print(f"{'AUC ROC, average precision':30} published        measured here  interval of AUC ROC")
     for name, values in found.items():
         published = "0.985 .. 0.992" if name.startswith("product") else ""
-        print(f"{name:30} {published:16} {values[0]:.4f} {values[1]:.4f}")
+        interval = " .. ".join(f"{value:.4f}" for value in values[2:])
+        print(f"{name:30} {published:16} {values[0]:.4f} {values[1]:.4f}  {interval}".rstrip())
     if p.json:
         p.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    best = max(values[0] for name, values in found.items() if name.startswith("product"))
-    if best < GOAL:
-        print(f"AUC ROC {best:.4f} is below the goal of {GOAL}.")
-    return 0 if best >= GOAL else 1
+    auc, _, low, high = found["product, its defaults"]
+    if auc < GOAL:
+        print(f"AUC ROC {auc:.4f} ({low:.4f} to {high:.4f}) of the defaults is below the goal of {GOAL}.")
+    return 0 if auc >= GOAL else 1
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutErr
 
 from fraud import api
 from fraud.errors import EndpointError
-from fraud.release import Releases, threshold_of, variant_of
+from fraud.release import Releases, threshold_of, variants_of
 
 JSON = "application/json"
 # Two attempts of 1 + 3 s stay far inside API Gateway's 29 s; botocore's own defaults wait for minutes.
@@ -37,9 +37,11 @@ UNITS = {
     # 100 values, and so many are in a request. Review is 1 or 0: its average is the share that goes to review.
     "Review": "None",
     "Score": "None",
-    # Review once more, of answers by another model than the released one: an alarm on it guards deployments, where
-    # the released model's answers would water it down.
+    # Review once more, of answers by another model than the released one, and by how many they are more than the share
+    # that an alarm lets pass. The alarm is on the sum: a few transactions cannot reach it by chance, as they could a
+    # share, and the answers of the released model do not water it down.
     "CandidateReview": "None",
+    "CandidateExcess": "None",
 }
 BY_MODEL = {"ModelLatency", "Review", "Score"}  # also told apart by model version
 
@@ -50,11 +52,13 @@ class Settings:
 
     endpoint: str
     bucket: str
+    review_rate_limit: float = 0.2
 
     @classmethod
     def from_environ(cls) -> Settings:
-        """Read ``ENDPOINT_NAME`` and ``BUCKET``."""
-        return cls(os.environ["ENDPOINT_NAME"], os.environ["BUCKET"])
+        """Read ``ENDPOINT_NAME``, ``BUCKET`` and, if it is there, ``REVIEW_RATE_LIMIT``."""
+        limit = os.environ.get("REVIEW_RATE_LIMIT") or cls.review_rate_limit
+        return cls(os.environ["ENDPOINT_NAME"], os.environ["BUCKET"], float(limit))
 
 
 class Service:
@@ -84,18 +88,35 @@ class Service:
         asked = api.read_prediction(body, schema)
         began = time.perf_counter()
         try:
-            answer = self._invoke(asked, variant_of(release, asked.transactions[0]))
+            predictions, versions = self._score(asked, release, schema.names)
         finally:
             seen["ModelLatency"] = milliseconds(began)
-        predictions, version = api.read_answer(answer, len(asked.transactions), schema.names)
-        document = api.answer_prediction(asked, predictions, version, threshold_of(release, version))
+        thresholds = {version: threshold_of(release, version) for version in versions}
+        document = api.answer_prediction(asked, predictions, versions, thresholds, release["model_version"])
         answers = document.get("predictions", [document])
         review = [int(item["decision"] == "review") for item in answers]
-        seen |= {"ModelVersion": version, "Transactions": len(review), "Approved": review.count(0), "Review": review}
+        seen |= {"Transactions": len(review), "Approved": review.count(0), "Review": review}
         seen["Score"] = [round(item["fraud_probability"], 6) for item in answers]
-        if version != release["model_version"]:
-            seen["CandidateReview"] = review
+        if len(thresholds) == 1:  # a dimension has one value a line
+            seen["ModelVersion"] = versions[0]
+        pairs = zip(review, versions, strict=True)
+        if theirs := [value for value, version in pairs if version != release["model_version"]]:
+            excess = sum(theirs) - self.settings.review_rate_limit * len(theirs)
+            seen |= {"CandidateReview": theirs, "CandidateExcess": round(excess, 6)}
         return 200, document
+
+    def _score(
+        self, asked: api.Prediction, release: dict[str, Any], names: list[str]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Prediction of each transaction and the model that gave it; a sticky A/B test may split a batch in two."""
+        parts = variants_of(release, asked.transactions)
+        found: dict[int, tuple[dict[str, Any], str]] = {}
+        for variant, places in parts.items():
+            part = asked if len(parts) == 1 else asked.only(places)
+            predictions, version = api.read_answer(self._invoke(part, variant), len(places), names)
+            found |= {k: (item, version) for k, item in zip(places, predictions, strict=True)}
+        ordered = [found[k] for k in range(len(asked.transactions))]
+        return [item for item, _ in ordered], [version for _, version in ordered]
 
     def _invoke(self, asked: api.Prediction, variant: str = "") -> bytes:
         try:

@@ -94,6 +94,11 @@ class Prediction:
     reasons: bool
     single: bool
 
+    def only(self, places: Sequence[int]) -> Prediction:
+        """The request for some of the transactions."""
+        chosen = ([kept[k] for k in places] for kept in (self.transactions, self.inference_ids))
+        return Prediction(*chosen, self.reasons, self.single)
+
     def to_json(self) -> bytes:
         """Body for the endpoint; what data capture stores."""
         document: dict[str, Any] = {"transactions": self.transactions, "inference_ids": self.inference_ids}
@@ -305,20 +310,30 @@ def read_answer(body: bytes, rows: int, known: Sequence[str]) -> tuple[list[dict
 
 
 def answer_prediction(
-    asked: Prediction, predictions: Sequence[Mapping[str, Any]], model_version: str, threshold: float
+    asked: Prediction,
+    predictions: Sequence[Mapping[str, Any]],
+    versions: Sequence[str],
+    thresholds: Mapping[str, float],
+    released: str,
 ) -> dict[str, Any]:
-    """Body of a good answer to ``POST /predict``."""
+    """Body of a good answer to ``POST /predict``.
+
+    ``versions`` says which model gave each prediction, ``thresholds`` from which score it sends to review. When two
+    models answered a batch, each prediction names its own, and the batch the ``released`` one.
+    """
+    several = len(set(versions)) > 1
     answers = [
         {
             "fraud_probability": item["fraud_probability"],
-            "decision": "review" if item["fraud_probability"] >= threshold else "approve",
+            "decision": "review" if item["fraud_probability"] >= thresholds[version] else "approve",
             "inference_id": inference_id,
         }
         | ({"reasons": item["reasons"]} if "reasons" in item else {})
-        for item, inference_id in zip(predictions, asked.inference_ids, strict=True)
+        | ({"model_version": version} if several else {})
+        for item, version, inference_id in zip(predictions, versions, asked.inference_ids, strict=True)
     ]
     whole: dict[str, Any] = answers[0] if asked.single else {"predictions": answers}
-    return whole | {"model_version": model_version}
+    return whole | {"model_version": released if several else versions[0]}
 
 
 def upstream_error(code: str, original_status: int | None = None, http_status: int = 0) -> Exception:

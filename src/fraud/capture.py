@@ -44,6 +44,7 @@ _KEY = re.compile(
     r"(?:.*/)?([^/]+)/+([^/]+)/+(\d{4})/+(\d\d)/+(\d\d)/+(\d\d)/+\d\d-\d\d-\d{3}-[0-9A-Za-z-]+\.jsonl",
     re.ASCII,
 )
+_CALLER = re.compile(r"(?:^|[;,])\s*caller\s*=\s*([A-Za-z0-9_-]{1,64})\s*(?=[;,]|$)", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -68,6 +69,8 @@ class Record:
         Production variant that answered.
     source : str
         ``live``, or the tag that the sender gave: ``canary``, ``test``, ``replay``.
+    caller : str
+        Pseudonym of who sent it; empty when nobody tells.
     """
 
     inference_id: str
@@ -78,6 +81,7 @@ class Record:
     model_version: str
     variant: str
     source: str = LIVE
+    caller: str = ""
 
 
 def parse_line(line: bytes | str, variant: str, schema: Schema | None = None) -> list[Record]:
@@ -114,6 +118,7 @@ def parse_line(line: bytes | str, variant: str, schema: Schema | None = None) ->
     time = _moment(meta.get("inferenceTime"))
     transactions, ids, tag = read_request(_member(capture, "endpointInput"), schema)
     source, model_version = read_attributes(meta.get("customAttributes"))
+    caller = read_caller(meta.get("customAttributes"))
     scores: Sequence[float | None] = [None] * len(transactions)
     if capture.get("endpointOutput") is not None:
         scores, version = read_answer(_member(capture, "endpointOutput"), len(transactions))
@@ -133,6 +138,7 @@ def parse_line(line: bytes | str, variant: str, schema: Schema | None = None) ->
             model_version,
             variant,
             source,
+            caller,
         )
         for k, transaction in enumerate(transactions)
     ]
@@ -382,6 +388,20 @@ def read_attributes(value: object) -> tuple[str, str]:
             elif equals and name.strip().lower() == "model_version" and not version:
                 version = unquote(told.strip())
     return source, version
+
+
+def read_caller(value: object) -> str:
+    """Pseudonym of the caller in ``customAttributes``: of ``caller=…`` the first; empty without one.
+
+    Examples
+    --------
+    >>> read_caller(["source=canary;caller=9f86d081"]), read_caller(None)
+    ('9f86d081', '')
+    """
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and (found := _CALLER.search(text)):
+            return found[1]
+    return ""
 
 
 def _match(key: str) -> re.Match[str]:

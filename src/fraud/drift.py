@@ -13,10 +13,11 @@ from itertools import chain
 from typing import Any
 
 from fraud.schema import CATEGORY, NUMBER, Schema, category_text
-from fraud.sketch import Sketch, bin_counts, exact_sum, finite_floats
+from fraud.sketch import Sketch
+from fraud.tally import HUGE, Numbers, bin_counts, exact_sum, finite_floats, most_frequent, repeated_values
 from fraud.verdict import judge
 
-__all__ = ["Sketch", "build_baseline", "category_profile", "judge", "number_profile"]
+__all__ = ["Sketch", "build_baseline", "category_profile", "judge", "number_profile", "reference_of"]
 
 N_BINS = 20
 TOP = 50
@@ -39,8 +40,9 @@ def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) 
     Returns
     -------
     dict
-        ``count``, ``missing``, ``mean``, ``std`` (population), ``min``, ``max`` (null without values), ``edges``,
-        ``counts`` of the bins ``(edge[i-1], edge[i]]``. Exact: the order of the values makes no difference.
+        ``count``, ``missing``, ``mean``, ``std`` (population), ``min``, ``max``, ``median``, ``iqr`` (interquartile
+        range; all null without values), ``edges``, ``counts`` of the bins ``(edge[i-1], edge[i]]``, ``repeats`` (values
+        that at least one row in 200 has, with their counts). Exact: the order of the values makes no difference.
 
     Examples
     --------
@@ -58,13 +60,15 @@ def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) 
         values = values.tolist()
     numbers, _, _ = finite_floats(values)
     count = len(numbers)
-    mean = std = low = high = None
+    mean = std = low = high = median = iqr = None
     if numbers:
+        median = _quantile(numbers, 0.5)
+        iqr = min(_quantile(numbers, 0.75) - _quantile(numbers, 0.25), HUGE)
         low, high = numbers[0], numbers[-1]
         mean = min(max((exact_sum(numbers) or [0.0])[0] / count, low), high)
         std = math.dist(numbers, [mean] * count) / math.sqrt(count)
     if edges is None:
-        edges = sorted({numbers[math.ceil(k * count / N_BINS) - 1] for k in range(1, N_BINS)}) if numbers else []
+        edges = sorted({_quantile(numbers, k / N_BINS) for k in range(1, N_BINS)}) if numbers else []
         if edges and edges[0] == low and len(edges) < N_BINS - 1:
             edges = [math.nextafter(edges[0], -math.inf), *edges]
     return {
@@ -74,9 +78,17 @@ def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) 
         "std": std,
         "min": low,
         "max": high,
+        "median": median,
+        "iqr": iqr,
         "edges": list(edges),
         "counts": bin_counts(numbers, edges),
+        "repeats": most_frequent(repeated_values(numbers), TOP),
     }
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of the values does not exceed."""
+    return ordered[max(math.ceil(round(share * len(ordered), 9)) - 1, 0)]
 
 
 def category_profile(values: Sequence[Any] | Mapping[Any, int], kind: str = CATEGORY) -> dict[str, Any]:
@@ -118,6 +130,10 @@ def build_baseline(
     schema: Schema,
     scores: Sequence[float],
     model_version: str,
+    *,
+    threshold: float | None = None,
+    importance: Mapping[str, float] | None = None,
+    performance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe the training rows for every later drift check.
 
@@ -129,9 +145,15 @@ def build_baseline(
     schema : Schema
         The model's schema.
     scores : sequence of float of shape (n,)
-        The model's own scores of the same rows.
+        The model's own scores, of rows that it has not seen.
     model_version : str
         The run that trained it.
+    threshold : float, optional
+        Score at or above which a payment is reviewed.
+    importance : mapping of str to float, optional
+        Share of the model's gain that each feature brings.
+    performance : mapping, optional
+        How right the model was where it was graded, as `fraud.performance.reference` says it.
 
     Returns
     -------
@@ -142,18 +164,57 @@ def build_baseline(
     for feature in schema.features:
         values = columns[feature.name]
         known: dict[str, Any] = {"type": feature.type, "required": feature.required}
+        known |= {"importance": importance.get(feature.name, 0.0)} if importance is not None else {}
         if feature.type == NUMBER:
             if isinstance(values, Mapping):
                 values = list(chain.from_iterable([value] * count for value, count in values.items()))
             features[feature.name] = known | number_profile(values)
         else:
             features[feature.name] = known | category_profile(values, feature.type)
+    reviewed = None if threshold is None or not len(scores) else sum(s >= threshold for s in scores) / len(scores)
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "model_version": model_version,
         "rows": len(scores),
+        "threshold": threshold,
+        "review_rate": reviewed,
+        "performance": performance,
         "features": features,
         "score": {"type": NUMBER} | number_profile(scores, SCORE_EDGES),
         "roles": dict(schema.roles),
         "ignored": list(schema.ignored),
+    }
+
+
+def reference_of(baseline: Mapping[str, Any], sketch: Sketch) -> dict[str, Any]:
+    """Turn counted traffic into a reference, such as the same hours a week before: like is compared with like.
+
+    Parameters
+    ----------
+    baseline : mapping
+        ``baseline.json`` that the sketch was counted by.
+    sketch : Sketch
+
+    Returns
+    -------
+    dict
+        As ``baseline.json``, with the counts, means and shares of the sketch. What a sketch does not know, such as the
+        spread, stays as it was at training.
+    """
+    features = {}
+    for name, entry in baseline["features"].items():
+        current = sketch.features[name]
+        seen: dict[str, Any] = {"count": current.count, "missing": current.missing + current.invalid}
+        if isinstance(current, Numbers):
+            seen |= {"mean": current.mean, "counts": current.counts, "repeats": current.repeats}
+        else:
+            seen |= {"top": current.top, "other": current.other, "unseen": current.unseen}
+        features[name] = {**entry, **seen}
+    score = {"count": sketch.score.count, "missing": sketch.score.missing, "mean": sketch.score.mean}
+    return {
+        **baseline,
+        "rows": sketch.n,
+        "review_rate": sketch.reviewed / sketch.n if sketch.n else None,
+        "features": features,
+        "score": {**baseline["score"], **score, "counts": sketch.score.counts},
     }

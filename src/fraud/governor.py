@@ -1,29 +1,54 @@
-"""Whether a drift verdict starts a retraining, and how it starts exactly once.
+"""How a retraining that a drift verdict asks for starts exactly once, and how people stop it.
 
-A decision is a pure function of the verdict and the stored state. The start is a small protocol over one object with
-conditional writes: *claim* it, start the pipeline with a token that is the same for every delivery of the same window,
-mark it *started*. Whoever finds a claim that was never marked finishes it: with the same token, after looking for an
-execution that began since.
+Whether it starts is decided in `fraud.decision`. The start is a small protocol over one object with conditional writes:
+*claim* it, start the pipeline with a token that is the same for every delivery of the same window, mark it *started*.
+Whoever finds a claim that was never marked finishes it: after looking for an execution that began since, and with the
+same token. The kill switch lies in the same object, so that a claim and a pause cannot both be written.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fraud.decision import (
+    CLAIMED,
+    CONTENDED,
+    DUPLICATE,
+    IN_FLIGHT,
+    POLICY,
+    RECOVERED,
+    START,
+    STARTED,
+    Decision,
+    Outcome,
+    decide,
+    in_words,
+    recent_starts,
+    record,
+    record_key,
+)
 from fraud.errors import ConflictError
 from fraud.moment import iso, seconds
-from fraud.verdict import DRIFT
 
-START, RECOVERED = "START", "RECOVERED"
-NOT_DRIFT, MIN_RECORDS, PAUSED, DUPLICATE = "NOT_DRIFT", "MIN_RECORDS", "PAUSED", "DUPLICATE"
-IN_FLIGHT, COOL_DOWN, CONTENDED = "IN_FLIGHT", "COOL_DOWN", "CONTENDED"
-CLAIMED, STARTED = "claimed", "started"
-
-POLICY: dict[str, float] = {"min_records": 500, "cool_down_hours": 24.0}
-"""What holds where a policy is silent; names and units as in the parameters of 04_drift_report."""
+__all__ = [  # the codes of reasons are in fraud.decision
+    "POLICY",
+    "Decision",
+    "Outcome",
+    "Pipeline",
+    "Store",
+    "decide",
+    "in_words",
+    "pause",
+    "paused",
+    "record",
+    "record_key",
+    "resume",
+    "resumed",
+    "start_once",
+    "token_for",
+]
 
 _ATTEMPTS = 20
 
@@ -45,42 +70,10 @@ class Pipeline(Protocol):
         """Whether an execution is under way."""
 
     def started_since(self, moment: float) -> str | None:
-        """Id of an execution that was started by a call since then; None without one."""
+        """Id of the newest execution that was started by a call since then; None without one."""
 
     def start(self, token: str) -> str:
         """Start an execution and return its id; the same token gives the same execution."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether to start, and why.
-
-    Attributes
-    ----------
-    start : bool
-        Whether an execution starts.
-    reasons : tuple of str
-        Reason codes, the deciding one first.
-    """
-
-    start: bool
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a decision.
-
-    Attributes
-    ----------
-    decision : Decision
-        As taken in the end.
-    execution_id : str or None
-        The execution that was started, or found started, now.
-    """
-
-    decision: Decision
-    execution_id: str | None = None
 
 
 def token_for(endpoint: str, model_version: str, window: Mapping[str, str]) -> str:
@@ -95,50 +88,6 @@ def token_for(endpoint: str, model_version: str, window: Mapping[str, str]) -> s
     return f"drift-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
-def decide(
-    verdict: Mapping[str, Any],
-    state: Mapping[str, Any] | None,
-    now: float,
-    policy: Mapping[str, Any],
-    in_flight: bool = False,
-) -> Decision:
-    """Decide whether a verdict starts a retraining.
-
-    Parameters
-    ----------
-    verdict : mapping
-        Of `fraud.verdict.judge`.
-    state : mapping or None
-        What was stored last.
-    now : float
-        Seconds since 1970, UTC.
-    policy : mapping
-        Names as in ``POLICY``.
-    in_flight : bool
-        Whether the pipeline is running already.
-
-    Returns
-    -------
-    Decision
-    """
-    state, policy = state or {}, POLICY | dict(policy)
-    if state.get("paused"):
-        return Decision(False, (PAUSED,))
-    if verdict["verdict"] != DRIFT:
-        return Decision(False, (NOT_DRIFT,))
-    if verdict["n"] < policy["min_records"]:
-        return Decision(False, (MIN_RECORDS,))
-    if state.get("status") == CLAIMED and state.get("token"):
-        return Decision(True, (RECOVERED,))
-    if state.get("window_end") and seconds(verdict["window"]["end"]) <= seconds(state["window_end"]):
-        return Decision(False, (DUPLICATE,))
-    if in_flight:
-        return Decision(False, (IN_FLIGHT,))
-    if state.get("last_start") and now - seconds(state["last_start"]) < policy["cool_down_hours"] * 3600:
-        return Decision(False, (COOL_DOWN,))
-    return Decision(True, (START,))
-
-
 def start_once(
     verdict: Mapping[str, Any],
     store: Store,
@@ -146,10 +95,12 @@ def start_once(
     policy: Mapping[str, Any],
     owner: str,
     clock: Callable[[], float],
+    new_labels: Callable[[], int | None] | None = None,
 ) -> Outcome:
     """Start the retraining that a verdict asks for, once however often and wherever this is called for its window.
 
-    Errors of store and pipeline are passed on: the caller is delivered again, and goes on where this one stopped.
+    Errors of store and pipeline are passed on: the caller is delivered again, and goes on where this one stopped. What
+    costs a call is asked last: the pipeline when the state allows a start, the labels when the pipeline does, too.
 
     Parameters
     ----------
@@ -165,6 +116,8 @@ def start_once(
         Names this delivery, to know its own claim again when the answer to the write was lost.
     clock : callable
         Seconds since 1970, UTC.
+    new_labels : callable, optional
+        Number of labels that came in since the last training; None when nobody knows. Called once at most.
 
     Returns
     -------
@@ -172,26 +125,40 @@ def start_once(
     """
     found: tuple[str, ...] = ()
     execution_id = None
+    state, etag = store.get()
+    before, token = state, _token(verdict)
+    labels: list[int | None] = []
     for _ in range(_ATTEMPTS):
-        state, etag = store.get()
         decision = decide(verdict, state, clock(), policy)
-        if decision.reasons == (START,) and pipeline.in_flight():
-            decision = Decision(False, (IN_FLIGHT,))
-        if not decision.start:
-            return Outcome(Decision(bool(execution_id), (*found, *decision.reasons)), execution_id)
         if decision.reasons == (START,):
+            decision = decide(verdict, state, clock(), policy, pipeline.in_flight())
+        if decision.reasons == (START,) and decision.notes and new_labels:
+            labels = labels or [new_labels()]
+            decision = decide(verdict, state, clock(), policy, False, labels[0])
+        known = labels[0] if labels else None
+        if decision.reasons == (DUPLICATE,) and state and (state.get("owner"), state.get("token")) == (owner, token):
+            # This very delivery started it and could not say so, or is repeated: it says the same.
+            return Outcome(Decision(True, (START,)), state.get("execution_id"), before, known)
+        if not decision.start:
+            return Outcome(Decision(bool(execution_id), (*found, *decision.reasons)), execution_id, before, known)
+        fresh = decision.reasons == (START,)
+        if fresh:
             claim = _claim(verdict, state, owner, clock())
             try:
                 etag, state = store.put_if(claim, etag), claim
             except ConflictError:
-                continue  # read again: another's claim, or one's own, is there to be finished
+                state, etag = store.get()
+                continue  # another's claim, or one's own, is there to be finished
         assert state is not None  # decide() takes only what is there for a claim
-        mine = state.get("owner") == owner
-        execution_id = _finish(state, etag, store, pipeline, mine, clock)
-        found = (START,) if mine else (RECOVERED,)
-        if state["token"] == _token(verdict):
-            return Outcome(Decision(True, found), execution_id)
-    return Outcome(Decision(bool(execution_id), (*found, CONTENDED)), execution_id)
+        reason = START if state.get("owner") == owner else RECOVERED
+        execution_id = _finish(state, etag, store, pipeline, fresh, clock)
+        if execution_id is None:  # a person's execution is under way; the claim waits for a later delivery
+            return Outcome(Decision(False, (IN_FLIGHT,)), None, before, known)
+        found = (reason,)
+        if state["token"] == token:
+            return Outcome(Decision(True, found, decision.notes), execution_id, before, known)
+        state, etag = store.get()
+    return Outcome(Decision(bool(execution_id), (*found, CONTENDED)), execution_id, before, None)
 
 
 def _token(verdict: Mapping[str, Any]) -> str:
@@ -200,6 +167,7 @@ def _token(verdict: Mapping[str, Any]) -> str:
 
 def _claim(verdict: Mapping[str, Any], state: Mapping[str, Any] | None, owner: str, now: float) -> dict[str, Any]:
     return {
+        **(state or {}),  # the last start stays, and what people wrote into it
         "schema_version": 1,
         "paused": False,
         "status": CLAIMED,
@@ -208,19 +176,31 @@ def _claim(verdict: Mapping[str, Any], state: Mapping[str, Any] | None, owner: s
         "model_version": verdict["model_version"],
         "window_end": verdict["window"]["end"],
         "claimed_at": iso(now),
-        "last_start": (state or {}).get("last_start"),
+        "starts": recent_starts(state, now),
         "execution_id": None,
     }
 
 
 def _finish(
-    claim: dict[str, Any], etag: str | None, store: Store, pipeline: Pipeline, mine: bool, clock: Callable[[], float]
-) -> str:
-    """Start what was claimed, or find it started, and mark it."""
-    began = None if mine else pipeline.started_since(seconds(claim["claimed_at"]))
-    execution_id = began or pipeline.start(claim["token"])
+    claim: dict[str, Any], etag: str | None, store: Store, pipeline: Pipeline, fresh: bool, clock: Callable[[], float]
+) -> str | None:
+    """Start what was claimed, or find it started, and mark it; None when another execution is under way.
+
+    Even one's own fresh claim is looked up before the start: a process that was held up here for long may find that
+    others finished its claim, and the service may have forgotten the token by then.
+    """
+    busy = not fresh and pipeline.in_flight()  # asked first: what begins in between is found by the look-up
+    execution_id = pipeline.started_since(seconds(claim["claimed_at"]))
+    if execution_id in [item.get("execution_id") for item in claim.get("starts", ())]:
+        execution_id = None  # an earlier window's, from just before the claim: clocks differ by seconds
+    if execution_id is None:
+        if busy:
+            return None
+        execution_id = pipeline.start(claim["token"])
     for _ in range(_ATTEMPTS):
-        done = claim | {"status": STARTED, "last_start": iso(clock()), "execution_id": execution_id}
+        now = clock()
+        starts = [*recent_starts(claim, now), {"at": iso(now), "execution_id": execution_id}]
+        done = claim | {"status": STARTED, "last_start": iso(now), "starts": starts, "execution_id": execution_id}
         try:
             store.put_if(done, etag)
             break
@@ -230,3 +210,71 @@ def _finish(
                 break  # another delivery marked it, or this one did and the answer was lost
             claim = state  # changed by a person, who may have paused it
     return execution_id
+
+
+def paused(state: Mapping[str, Any] | None, by: str, reason: str, now: float) -> dict[str, Any]:
+    """Return the state with the kill switch on: who, why and when are kept in it.
+
+    Examples
+    --------
+    >>> paused(None, "ana", "labels are late", 0.0)["pause"]
+    {'by': 'ana', 'reason': 'labels are late', 'at': '1970-01-01T00:00:00Z'}
+    """
+    return {"schema_version": 1, **(state or {}), "paused": True, "pause": {"by": by, "reason": reason, "at": iso(now)}}
+
+
+def resumed(state: Mapping[str, Any] | None, by: str, now: float) -> dict[str, Any]:
+    """Return the state with the kill switch off; the pause that ends stays readable, with who ended it and when."""
+    ended = {**((state or {}).get("pause") or {}), "resumed_by": by, "resumed_at": iso(now)}
+    return {"schema_version": 1, **(state or {}), "paused": False, "pause": ended}
+
+
+def pause(store: Store, by: str, reason: str, clock: Callable[[], float]) -> tuple[dict[str, Any], bool]:
+    """Turn the kill switch on; a pause that is there already stays as it is.
+
+    Parameters
+    ----------
+    store : Store
+        Where the state lies.
+    by, reason : str
+        Who and why.
+    clock : callable
+        Seconds since 1970, UTC.
+
+    Returns
+    -------
+    state : dict
+        As it is stored now.
+    changed : bool
+        False when it was paused before.
+
+    Raises
+    ------
+    ConflictError
+        When others kept writing it; nothing was changed.
+    """
+    return _switch(store, lambda state: None if (state or {}).get("paused") else paused(state, by, reason, clock()))
+
+
+def resume(store: Store, by: str, clock: Callable[[], float]) -> tuple[dict[str, Any], bool]:
+    """Turn the kill switch off; as `pause`, the other way round."""
+    return _switch(store, lambda state: resumed(state, by, clock()) if (state or {}).get("paused") else None)
+
+
+def _switch(
+    store: Store, wanted: Callable[[dict[str, Any] | None], dict[str, Any] | None]
+) -> tuple[dict[str, Any], bool]:
+    written: dict[str, Any] | None = None
+    for _ in range(_ATTEMPTS):
+        state, etag = store.get()
+        if state is not None and state == written:
+            return state, True  # the write came through, its answer did not
+        written = wanted(state)
+        if written is None:
+            return state or {}, False
+        try:
+            store.put_if(written, etag)
+            return written, True
+        except ConflictError:
+            continue
+    raise ConflictError("The governor's state was written by others again and again; try once more.")

@@ -157,6 +157,7 @@ def _schemas(schema: Schema | None) -> Json:
         "inference_id": _ID | {"description": "Names this answer; labels refer to it."},
     }
     reasons = {"reasons": {"type": "array", "items": _ref("Reason"), "description": "If asked for."}}
+    own = {"model_version": {"type": "string", "description": "In an A/B test, when two models answered a batch."}}
     label = {
         "inference_id": _ID,
         "label": {"type": "integer", "enum": [0, 1], "description": "1 is fraud, 0 legitimate; 1.0 is refused."},
@@ -183,7 +184,7 @@ def _schemas(schema: Schema | None) -> Json:
         },
         "Answer": _object(scored | {"model_version": _VERSION}, reasons),
         "Answers": _object(
-            {"predictions": {"type": "array", "items": _object(scored, reasons)}, "model_version": _VERSION}
+            {"predictions": {"type": "array", "items": _object(scored, reasons | own)}, "model_version": _VERSION}
         ),
         "Reason": _object(
             {

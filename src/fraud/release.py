@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fraud.errors import EndpointError
@@ -38,6 +38,26 @@ def variant_of(release: Mapping[str, Any], transaction: Mapping[str, Any]) -> st
     drawn = hashlib.sha256(f"{test['run_id']}\n{category_text(value)}".encode()).digest()
     share = int.from_bytes(drawn[:8], "big") / 2**64
     return str(test["variant"] if share < test["traffic_percent"] / 100 else test["champion_variant"])
+
+
+def variants_of(release: Mapping[str, Any], transactions: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Places of a batch's transactions by the variant that each must be sent to; one key unless a test splits them.
+
+    A transaction that `variant_of` leaves to SageMaker's weights goes along with the others, so that no batch needs
+    more than two requests.
+
+    Returns
+    -------
+    dict of str to list of int
+        Variants in the order of their first transaction, places rising.
+    """
+    places: dict[str, list[int]] = {}
+    for k, transaction in enumerate(transactions):
+        places.setdefault(variant_of(release, transaction), []).append(k)
+    if len(places) > 1 and (free := places.pop("", None)):
+        first = next(iter(places.values()))
+        first[:] = sorted(first + free)
+    return places
 
 
 def threshold_of(release: Mapping[str, Any], model_version: str) -> float:

@@ -7,10 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import boto3
+import drift_check_kit
 import pytest
 from inference_kit import Runtime, app
 from lambdas_kit import BASELINE, BUCKET, ENDPOINT, RELEASE, SCHEMA, keys, put
 from moto import mock_aws
+from moto.cloudwatch import cloudwatch_backends
+from moto.core import DEFAULT_ACCOUNT_ID
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -104,3 +107,38 @@ def service(s3, clients, real_runtime):
     clients.runtime, clients.settings = Runtime(), app.Settings(ENDPOINT, BUCKET)
     clients.releases = app.Releases(clients._read, ENDPOINT, time.monotonic)
     return clients
+
+
+@pytest.fixture(scope="module")
+def topic(aws):
+    return boto3.client("sns").create_topic(Name="fraud-alarms")["TopicArn"]
+
+
+@pytest.fixture(scope="module")
+def made_once(aws):
+    """Clients of the drift check are slow to make, too."""
+    return {name: boto3.client(name, config=drift_check_kit.aws.PATIENCE) for name in ("s3", "sns", "cloudwatch")}
+
+
+@pytest.fixture
+def bucket(s3, made_once, monkeypatch):
+    """The bucket as the drift check sees it."""
+    monkeypatch.setattr(drift_check_kit.aws, "client", made_once.__getitem__)
+    return drift_check_kit.aws.Bucket(BUCKET)
+
+
+@pytest.fixture
+def pipeline(s3, serve, topic, made_once, tmp_path, monkeypatch):
+    """CodePipeline, with the Lambda around it set up: policy, topic, clock."""
+    service = drift_check_kit.CodePipeline()
+    monkeypatch.setenv("PIPELINE_NAME", "fraud-retrain")
+    monkeypatch.setenv("TOPIC_ARN", topic)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CODEPIPELINE", serve(service))
+    (tmp_path / "policy.json").write_text(json.dumps(drift_check_kit.POLICY))
+    monkeypatch.setattr(drift_check_kit.app, "POLICY_FILE", tmp_path / "policy.json")
+    monkeypatch.setattr(drift_check_kit.app.time, "time", lambda: drift_check_kit.NOON + 60)
+    clients = made_once | {"codepipeline": boto3.client("codepipeline", config=drift_check_kit.aws.PATIENCE)}
+    monkeypatch.setattr(drift_check_kit.aws, "client", clients.__getitem__)
+    drift_check_kit.told().clear()
+    cloudwatch_backends[DEFAULT_ACCOUNT_ID]["eu-west-1"].metric_data.clear()
+    return service

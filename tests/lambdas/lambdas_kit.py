@@ -1,5 +1,6 @@
 """What the tests of both Lambdas share: the handlers by path, recorded events, a release and its baseline."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -43,11 +44,20 @@ RELEASE = {
 
 
 def load(name):
-    """Import ``lambdas/<name>/app.py`` as Lambda does, under a name of its own."""
+    """Import ``lambdas/<name>/app.py`` under a name of its own; its folder is on the path, as in Lambda."""
+    if str(LAMBDAS / name) not in sys.path:
+        sys.path.append(str(LAMBDAS / name))
     spec = importlib.util.spec_from_file_location(f"{name}_app", LAMBDAS / name / "app.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_module(name, module):
+    """Import a module that stands beside ``app.py``, as ``app.py`` does."""
+    if str(LAMBDAS / name) not in sys.path:
+        sys.path.append(str(LAMBDAS / name))
+    return importlib.import_module(module)
 
 
 def recorded(name):

@@ -87,7 +87,7 @@ def test_a_prediction(service, metrics):
     service.runtime.scores = (0.1, 0.5, 0.9, 1 / 3)
     predict({"transactions": [GOOD] * 4})
     (found,) = metrics()
-    assert {name for name, *_ in found} == set(app.UNITS) - {"CandidateReview"}
+    assert {name for name, *_ in found} == set(app.UNITS) - {"CandidateReview", "CandidateExcess"}
     assert [found[name, *HERE] for name in ("Requests", "ClientErrors", "ServerErrors")] == [1, 0, 0]
     assert (found["Transactions", *HERE], found["Approved", *HERE]) == (4, 2)
     assert found["Review", *HERE] == found["Review", *HERE, "run-1"] == [0, 1, 1, 0]
@@ -111,9 +111,18 @@ def test_what_a_model_under_deployment_decides_is_told_apart(service, metrics):
     predict({"transactions": [GOOD] * 2})
     (found,) = metrics()
     assert found["CandidateReview", *HERE] == found["Review", *HERE, "run-2"] == [1, 0]
+    assert found["CandidateExcess", *HERE] == 1 - 0.2 * 2
     service.runtime.version = "run-1"
     predict(GOOD)
-    assert "CandidateReview" not in {name for name, *_ in metrics()[0]}
+    assert not {name for name, *_ in metrics()[0]} & {"CandidateReview", "CandidateExcess"}
+
+
+def test_the_share_that_counts_as_excess_is_set_from_outside(monkeypatch):
+    for name, value in (("ENDPOINT_NAME", "e"), ("BUCKET", "b"), ("REVIEW_RATE_LIMIT", "0.05")):
+        monkeypatch.setenv(name, value)
+    assert app.Settings.from_environ() == app.Settings("e", "b", 0.05)
+    monkeypatch.delenv("REVIEW_RATE_LIMIT")
+    assert app.Settings.from_environ().review_rate_limit == 0.2
 
 
 @pytest.mark.parametrize(

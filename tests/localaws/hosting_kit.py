@@ -11,7 +11,9 @@ import os
 import signal
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,7 +115,9 @@ class CloudWatch:
         if self.total("Invocation5XXErrors"):
             self.alarms.update({name: "ALARM" for name in self.alarms if name.startswith("errors")})
 
-    def describe_alarms(self, AlarmNames: list[str], AlarmTypes: list[str]) -> dict[str, Any]:
+    def describe_alarms(
+        self, AlarmNames: Sequence[str] = (), AlarmTypes: Sequence[str] = (), StateValue: str = ""
+    ) -> dict[str, Any]:
         if self.down:
             raise client_error("InternalFailure", "DescribeAlarms")
         found = [{"AlarmName": name, "StateValue": self.alarms[name]} for name in AlarmNames if name in self.alarms]
@@ -135,6 +139,11 @@ class Logs:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
+
+    def get_paginator(self, operation: str) -> Any:
+        """No Lambda logs anything here."""
+        assert operation == "describe_log_groups"
+        return SimpleNamespace(paginate=lambda **_: [{"logGroups": []}])
 
     def create_log_group(self, **_: Any) -> None: ...
 

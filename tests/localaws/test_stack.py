@@ -6,6 +6,7 @@ small ones that say what they see.
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 
@@ -110,11 +111,13 @@ def test_the_lambda_talks_to_the_aws_that_it_was_deployed_from(stack):
     expected = {
         "BUCKET": stack.outputs["BucketName"],
         "ENDPOINT_NAME": ENDPOINT,
+        "REVIEW_RATE_LIMIT": "0.2",
         "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": os.environ["AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"],
     }
     assert variables(stack, "InferenceFunctionName") == expected
-    assert expected.items() <= stack.call("GET", "/health")[1]["env"].items()
+    seen = {name: value for name, value in expected.items() if name != "REVIEW_RATE_LIMIT"}
+    assert seen.items() <= stack.call("GET", "/health")[1]["env"].items()
     assert variables(stack, "DriftFunctionName") == {
         "BUCKET": stack.outputs["BucketName"],
         "ENDPOINT_NAME": ENDPOINT,
@@ -175,6 +178,88 @@ def test_the_alarms_that_guard_a_deployment_go_off_and_calm_down(stack):
     assert states[f"fraud-{ENDPOINT}-latency"] == "ALARM"
 
 
+@pytest.fixture
+def inbox(stack):
+    """A queue subscribed to the alarms; returns what came, as JSON or as text."""
+    sqs, sns = places.client("sqs"), places.client("sns")
+    url = sqs.create_queue(QueueName="inbox")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    topic = stack.outputs["AlarmTopicArn"]
+    subscription = sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, ReturnSubscriptionArn=True)
+
+    def read():
+        end, found = time.monotonic() + 10, []
+        while time.monotonic() < end and not found:
+            found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", [])
+        for message in found:
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return [json.loads(message["Body"])["Message"] for message in found]
+
+    yield read
+    sns.unsubscribe(SubscriptionArn=subscription["SubscriptionArn"])
+    sqs.delete_queue(QueueUrl=url)
+
+
+def test_the_drift_alarm_goes_off_tells_people_and_calms_down(stack, inbox):
+    watch, name = places.client("cloudwatch"), f"fraud-{ENDPOINT}-drift"
+
+    def check(drift, age):
+        """A drift check's datum; an age near the alarm's period is out of sight a moment later."""
+        datum = {"MetricName": "Drift", "Dimensions": [{"Name": "EndpointName", "Value": ENDPOINT}], "Value": drift}
+        watch.put_metric_data(Namespace="Fraud/Drift", MetricData=[datum | {"Timestamp": time.time() - age}])
+        return watch.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["StateValue"]
+
+    assert check(0.0, 299.0) == "OK"
+    inbox()  # that nothing is wrong is told too, as the alarm had no state before
+    assert check(1.0, 297.0) == "ALARM"
+    (told,) = [json.loads(text) for text in inbox()]
+    assert (told["AlarmName"], told["NewStateValue"]) == (name, "ALARM")
+    assert told["AlarmDescription"].startswith("Payments no longer look like what the model learnt.")
+    time.sleep(3.5)
+    assert check(0.0, 0.0) == "OK"
+    assert [json.loads(text)["NewStateValue"] for text in inbox()] == ["OK"]
+
+
+def test_a_retraining_that_fails_is_told_in_a_sentence(stack, inbox):
+    events = places.client("events")
+    kind = "CodePipeline Pipeline Execution State Change"
+    (rule,) = [rule for rule in events.list_rules()["Rules"] if "PipelineFailed" in rule["Name"]]
+    targets = events.list_targets_by_rule(Rule=rule["Name"])["Targets"]
+
+    def matches(state, pipeline):
+        event = {"id": "1", "account": "0", "source": "aws.codepipeline", "time": "2026-01-02T03:04:05Z"}
+        event |= {"region": REGION, "resources": [], "detail-type": kind}
+        event["detail"] = {"pipeline": pipeline, "execution-id": "e-1", "state": state, "version": 3.0}
+        return events.test_event_pattern(EventPattern=rule["EventPattern"], Event=json.dumps(event))["Result"]
+
+    ours = stack.outputs["PipelineName"]
+    assert matches("FAILED", ours) and not matches("SUCCEEDED", ours) and not matches("FAILED", "another")
+    # Nobody but AWS may send events of aws.codepipeline: the same targets under a rule for a source of our own.
+    events.put_rule(Name="stand-in", EventPattern=rule["EventPattern"].replace("aws.codepipeline", "test.codepipeline"))
+    events.put_targets(Rule="stand-in", Targets=targets)
+    detail = json.dumps({"pipeline": ours, "execution-id": "e-1", "state": "FAILED"})
+    events.put_events(Entries=[{"Source": "test.codepipeline", "DetailType": kind, "Detail": detail}])
+    (told,) = inbox()
+    events.remove_targets(Rule="stand-in", Ids=[target["Id"] for target in targets])
+    events.delete_rule(Name="stand-in")
+    assert "The retraining e-1 of the pipeline fraud-retrain failed at 20" in told
+    assert told.strip('"').endswith("The model in service is unchanged.")
+
+
+def test_the_dashboard_is_filled_in(stack):
+    body = places.client("cloudwatch").get_dashboard(DashboardName=stack.outputs["DashboardName"])["DashboardBody"]
+    assert "${" not in body
+    widgets = json.loads(body)["widgets"]
+    alarms = next(widget["properties"]["alarms"] for widget in widgets if widget["type"] == "alarm")
+    there = places.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"fraud-{ENDPOINT}-")["MetricAlarms"]
+    assert set(alarms) == {alarm["AlarmArn"] for alarm in there}
+    charts = {widget["properties"].get("title"): widget["properties"] for widget in widgets}
+    assert charts["Sent to review"]["annotations"]["horizontal"][0]["value"] == 0.2
+    assert charts["Verdict"]["region"] == REGION and charts["Verdict"]["metrics"][0][3] == ENDPOINT
+    (row,) = [row for row in charts["Lost drift checks"]["metrics"] if row[0] == "AWS/SQS"]
+    assert stack.outputs["DriftDeadLetterUrl"].endswith(f"/{row[3]}")
+
+
 ALLOWED = [
     ("InferenceRole", "sagemaker:InvokeEndpoint", "arn:aws:sagemaker:{region}:{account}:endpoint/fraud-test"),
     ("InferenceRole", "s3:GetObject", "arn:aws:s3:::{bucket}/releases/fraud-test/current.json"),
@@ -232,15 +317,18 @@ def test_a_new_release_of_the_code_is_served_at_the_same_address(stack):
 
 def test_a_parameter_stays_until_it_is_given_again(stack):
     stack.deploy(ReportTo="a@example.com,b@example.com", ReportFrom="Fraud Loop <c@example.com>")
+    stack.deploy(ReportToOnDrift="d@example.com,e@example.com", ReportToOnFailure="f@example.com")
     stack.deploy()
     places.where.cache_clear()
     assert places.where().report_to == ["a@example.com", "b@example.com"]
+    assert places.where().report_to_on_drift == ["d@example.com", "e@example.com"]
+    assert (places.where().report_to_on_success, places.where().report_to_on_failure) == ([], ["f@example.com"])
     assert places.where().report_from == "Fraud Loop <c@example.com>"
 
 
 def test_an_address_that_is_empty_does_not_reach_the_lambda(stack):
     stack.deploy(SageMakerRuntimeEndpointUrl="", AwsEndpointUrl="")
-    assert set(variables(stack, "InferenceFunctionName")) == {"BUCKET", "ENDPOINT_NAME"}
+    assert set(variables(stack, "InferenceFunctionName")) == {"BUCKET", "ENDPOINT_NAME", "REVIEW_RATE_LIMIT"}
     stack.deploy()
 
 

@@ -1,6 +1,9 @@
 """The four notebooks, run in every way a person may run them, on a local AWS of the test session."""
 
+import email
+import email.policy
 import json
+import re
 import subprocess
 import sys
 
@@ -77,8 +80,38 @@ def test_two_training_instances_find_as_good_a_model_as_one(house, run):
     assert change["low"] <= 0 <= change["high"]  # 4,000 rows: within chance; tests/unit/test_hosts.py holds 0.002
 
 
-def test_the_report_was_mailed(house, run):
-    assert list((house.state / "mail").glob("*.eml"))
+def kept_mail(house, word):
+    """The newest kept mail whose subject has a word."""
+    for path in sorted((house.state / "mail").glob("*.eml"), reverse=True):
+        message = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+        if f" {word} " in message["Subject"]:
+            return message
+    raise AssertionError(f"no mail says {word}")
+
+
+def test_the_finished_retraining_was_mailed_with_what_it_is_worth(house, run):
+    message = kept_mail(house, "PROMOTED")
+    assert re.fullmatch(r"\[fraud\] \d{4}-\d\d-\d\d PROMOTED fraud · AUC ROC 0\.\d{4} · exec1", message["Subject"])
+    assert message["To"] == "fraud-team@example.com" and message["Date"]
+    said = " ".join(message.get_body(("plain",)).get_content().split())
+    assert "came into service by canary" in said and f"runs/exec1/ ({house.environment['AWS_ENDPOINT_URL']}" in said
+    assert [part.get_filename() for part in message.iter_attachments()] == ["02_train.html", "04_drift_report.html"]
+
+
+def test_a_report_that_was_asked_for_is_mailed_kept_as_text_and_listed(house, run):
+    house.fraud("run", "--run-id", "report1", "--only", "04")
+    page, twin = (house.read(f"runs/report1/04_drift_report.{kind}").decode() for kind in ("html", "txt"))
+    assert len(page.encode()) < 150_000 and twin.startswith("INSUFFICIENT DATA: Too little traffic to judge")
+    message = kept_mail(house, "INSUFFICIENT_DATA")
+    html, text = (message.get_body((kind,)).get_content() for kind in ("html", "plain"))
+    assert text.startswith(twin.split("\n\nArchived")[0])
+    pictures = [part for part in message.walk() if part.get_content_type() == "image/png"]
+    assert len(pictures) == 2 and all(part.get_content().startswith(b"\x89PNG") for part in pictures)
+    assert all(f"cid:{part['Content-ID'][1:-1]}" in html for part in pictures) and "data:" not in html
+    (attached,) = message.iter_attachments()
+    assert attached.get_filename() == "drift_report.html" and "<script" not in attached.get_content()
+    listed = house.read("drift/fraud/reports/index.html").decode()
+    assert listed.index("report1") < listed.index("exec1") and "../../../runs/exec1/04_drift_report.html" in listed
 
 
 @pytest.mark.parametrize("step", ["01_merge_data", "04_drift_report"])

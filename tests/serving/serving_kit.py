@@ -153,8 +153,15 @@ def promote(challenger: Trained, p: SimpleNamespace) -> deployment.Deployment:
     """Deploy and release as the notebook does."""
     champion = releases.read_release(challenger.run, p.endpoint_name)
     done = deployment.deploy(challenger.run, p, challenger.trained, challenger.model, champion)
-    releases.write_release(challenger.run, p, challenger.trained, challenger.model)
+    done.check()
+    releases.write_release(challenger.run, p, challenger.trained, challenger.model, done.endpoint_config)
     return done
+
+
+def in_service(endpoint: str) -> str:
+    """The run whose configuration an endpoint is on."""
+    found = deployment.describe(endpoint)
+    return found["EndpointConfigName"].removeprefix("fraud-").rpartition("-")[0]
 
 
 # ---- callers ---------------------------------------------------------------------------------------------------------
@@ -341,7 +348,9 @@ class CloudWatch:
             points = self._points[Namespace, datum["MetricName"], _dimensions(datum)]
             points += [(now, value, n) for value, n in zip(values, counts or [1] * len(values), strict=True)]
 
-    def describe_alarms(self, AlarmNames: Sequence[str], AlarmTypes: Sequence[str] = ()) -> dict[str, Any]:
+    def describe_alarms(
+        self, AlarmNames: Sequence[str] = (), AlarmTypes: Sequence[str] = (), StateValue: str = ""
+    ) -> dict[str, Any]:
         states = {name: "ALARM" if self.rings(name) else "OK" for name in AlarmNames if name in self.alarms}
         return {"MetricAlarms": [{"AlarmName": name, "StateValue": state} for name, state in states.items()]}
 

@@ -133,7 +133,9 @@ def test_a_challenger_is_shadowed_tested_promoted_and_rolled_back_without_a_fail
             time.sleep(1)
         assert f"{expected} is back in service" in said and not heard.failed, heard.failed[:3]
         assert set(heard.answers) == {"strat1", "strat2"}
-        assert release(house)["run_id"] == expected and endpoint(house)["EndpointConfigName"] == f"fraud-{expected}"
+        found = release(house)
+        assert found["run_id"] == expected and endpoint(house)["EndpointConfigName"] == found["endpoint_config"]
+        assert found["endpoint_config"].startswith(f"fraud-{expected}-")
 
 
 def test_what_cannot_be_rolled_back_to_is_one_sentence(house, callers) -> None:

@@ -17,16 +17,16 @@ from fraud.pipeline import parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "lambdas" / "bundle.py"
-CELL = """window_hours: int = 24  # Traffic looked at (hours)
-min_records: int = 500  # Fewer give no verdict
-mean_shift_threshold: float = 0.3  # Relative shift of a mean
-psi_threshold: float = 0.25  # Population stability index
-missing_threshold: float = 0.1  # Change of the missing share
-min_z: float = 3.0  # Standard errors
-mean_shift_features: list[str] = []  # Empty takes the amount
-cool_down_hours: float = 24.0  # Between two retrainings (hours)
-report_title: str = "Drift"  # Not the drift check's business
-"""
+RULES = {  # what 04 declares of the policy, without what params/ changes
+    "window_hours": 24, "min_records": 500, "mean_shift_threshold": 0.3, "mean_shift_features": [],
+    "psi_threshold": 0.25, "ks_threshold": 0.1, "missing_threshold": 0.1, "unseen_threshold": 0.06,
+    "repeated_threshold": 0.06, "review_rate_threshold": 0.06, "fraud_rate_threshold": 0.3, "recall_threshold": 0.15,
+    "auc_threshold": 0.05, "min_truth": 500, "false_alarm_rate": 0.001, "min_importance": 0.05, "persistence": [2, 3],
+    "season": False, "max_caller_share": 0.05, "cool_down_hours": 24.0, "daily_cap": 2, "min_new_labels": 100,
+}  # fmt: skip
+CELL = "".join(f"{name}: {type(value).__name__} = {value!r}  # A rule\n" for name, value in RULES.items()) + (
+    'report_title: str = "Drift"  # Not the drift check\'s business\n'
+)
 
 
 @pytest.fixture
@@ -109,21 +109,12 @@ def test_lambda_can_read_what_is_in_the_zip(bundle):
 def test_the_policy_is_what_04_would_run_with(bundle, repository):
     with zipfile.ZipFile(bundle.bundle("local", repository / "build")["drift_check"]) as archive:
         policy = json.loads(archive.read("policy.json"))
-    assert policy == {
-        "window_hours": 24,
-        "min_records": 300,
-        "mean_shift_threshold": 0.3,
-        "psi_threshold": 0.25,
-        "missing_threshold": 0.1,
-        "min_z": 3.0,
-        "mean_shift_features": [],
-        "cool_down_hours": 1.0,
-    }
+    assert policy == RULES | {"min_records": 300, "cool_down_hours": 1.0}
 
 
 def test_a_policy_that_is_not_complete_is_refused(bundle, repository):
-    write_notebook(repository, CELL.replace("min_z:", "min_zed:"))
-    with pytest.raises(ParameterError, match="does not declare min_z"):
+    write_notebook(repository, CELL.replace("psi_threshold:", "psy_threshold:"))
+    with pytest.raises(ParameterError, match="does not declare psi_threshold"):
         bundle.bundle("local", repository / "build")
 
 
@@ -188,3 +179,27 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == 2
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+
+
+def test_every_module_beside_the_app_is_carried(bundle, repository):
+    (repository / "lambdas" / "drift_check" / "hourly.py").write_text("x = 1\n")
+    built = bundle.bundle("local", repository / "build")
+    assert {"app.py", "hourly.py"} <= set(names(built["drift_check"]))
+    assert "hourly.py" not in names(built["inference"])
+
+
+def test_what_the_interpreter_at_hand_has_is_not_installed_again(bundle, repository, monkeypatch):
+    requirements = repository / "lambdas" / "inference" / "requirements.txt"
+    requirements.write_text("# counting\nnumpy>=1\n\npytest>=1,<1000  # any\n")
+    monkeypatch.setattr(bundle.subprocess, "run", None)  # nothing may be started
+    assert bundle.installed(requirements, this_python=True) == {}
+    for line in ("numpy<1", "no-such-package-anywhere", "numpy[extra]", "./folder"):
+        requirements.write_text(f"pytest\n{line}\n")
+        with pytest.raises(TypeError):
+            bundle.installed(requirements, this_python=True)
+
+
+def test_what_the_drift_check_counts_with_is_here_and_for_lambda(bundle):
+    requirements = ROOT / "lambdas" / "drift_check" / "requirements.txt"
+    assert [line.split(">=")[0] for line in requirements.read_text().split()] == ["numpy", "orjson"]
+    assert bundle.installed(requirements, this_python=True) == {}

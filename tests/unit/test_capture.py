@@ -19,6 +19,7 @@ from fraud.capture import (
     parse_file,
     parse_line,
     read_attributes,
+    read_caller,
     variant_of_key,
 )
 from fraud.errors import CaptureFormatError
@@ -441,3 +442,26 @@ def test_real_keys_name_the_variant():
     for key in set(keys) - set(captured):
         with pytest.raises(CaptureFormatError):
             variant_of_key(key)
+
+
+@pytest.mark.parametrize(
+    ("value", "caller"),
+    [
+        ("caller=9f86d081", "9f86d081"),
+        ("source=canary; caller = ab-1_2 ;x", "ab-1_2"),
+        (["model_version=m", "a=b,caller=c"], "c"),
+        ("caller=one;caller=two", "one"),
+        ("caller=", ""),
+        ("caller=a b", ""),
+        ("caller=<script>", ""),
+        (f"caller={'x' * 65}", ""),
+        ("mycaller=x", ""),
+        ([5, None], ""),
+        (None, ""),
+    ],
+)
+def test_a_caller_is_a_token_and_nothing_else(value, caller):
+    assert read_caller(value) == caller
+    line = json.loads(encode_line([{"a": 1}, {"a": 2}], [0.1, 0.2], event_id="e", time=NOON))
+    line["eventMetadata"]["customAttributes"] = value
+    assert [record.caller for record in parse_line(json.dumps(line), "v")] == [caller] * 2

@@ -20,6 +20,7 @@ from fraud.pipeline import captured
 from fraud.pipeline.captured import build_part
 from fraud.pipeline.captured_columns import kind_of, profile_of, to_column
 from fraud.pipeline.columns import ARROW
+from fraud.pipeline.live import Conversion
 from fraud.pipeline.roles import RESERVED, Roles
 from fraud.schema import Feature, Schema
 
@@ -513,6 +514,37 @@ def test_one_odd_line_among_many_is_read_as_it_would_be_alone(old, new, missing)
     assert odd != good[50]
     table, about = check([(key(), b"".join([*good[:50], odd, *good[51:]]))], types=TYPES | {"never": "float"})
     assert about["rows"] >= 99
+
+
+def test_pandas_is_not_imported():
+    """That would take longer than to read an hour of usual traffic, in each process that reads some."""
+    odd = USUAL | {"card": 7, "count": 2.5, "flag": "no", "when": "x", "more": [1], "new": 1}
+    cells = {name: value for name, value in USUAL.items() if name != "when"}
+    body = line([USUAL, {"amount": 1.0}, {"card": None}], ["a", "b", "c"]) + line([USUAL], ["a"]) + line([odd], ["d"])
+    body += line([cells], at=1.0, encodings=("CSV", "CSV"), schema=SCHEMA)
+    script = """
+import sys
+from fraud.pipeline import captured, partitions
+from fraud.pipeline.live import Conversion
+how = Conversion.from_json(sys.argv[1])
+table, about = captured.build_part([(sys.argv[2], sys.stdin.buffer.read())], how.types, how.roles, how.schema)
+partitions.to_parquet(table)
+print(about["rows"], about["duplicates"], "pandas" in sys.modules)
+"""
+    command = [sys.executable, "-c", script, Conversion(TYPES, ROLES, SCHEMA).to_json(), key()]
+    done = subprocess.run(command, input=body, capture_output=True, check=False)
+    assert done.stdout.split() == [b"5", b"1", b"False"], done.stderr.decode()
+
+
+def test_null_is_sent_and_absent_is_not():
+    """Of a field that one model version sends as null and another not at all, only the latter lacks it."""
+    for nulls in (1, 2):
+        sent = [{"amount": 1.0, "card": None}] * nulls + [{"amount": 2.0, "card": "visa"}] * (2 - nulls)
+        other = line([{"amount": 3.0}] * 2, ["c", "d"], model_version="m2")
+        table, about = check([(key(), line(sent, ["a", "b"]) + other)])
+        assert table["card"].null_count == 2 + nulls
+        absent = {name: "card" in one["absent"] for name, one in about["versions"].items()}
+        assert absent == {"m1": False, "m2": True}
 
 
 def test_the_benchmark_runs(tmp_path):

@@ -7,44 +7,51 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from fraud.errors import DeploymentError, ParameterError
 from fraud.pipeline import deployment, parameters, strategies
 from fraud.schema import NUMBER, Feature, Schema
 
 DEFAULTS = {name: item.default for name, item in parameters.declared("03_deploy").items()}
-CHAMPION = {"run_id": "m1", "endpoint_config": "fraud-m1"}
 SCHEMA = Schema((Feature("amount", NUMBER),), {"card": "card1"})
 
 
 class SageMaker:
-    """Endpoint, configurations and alarms; remembers how the endpoint was moved."""
+    """Endpoint, configurations and alarms; remembers how the endpoint was moved, by names without their hash."""
 
     def __init__(self) -> None:
+        self.models: dict[str, dict[str, Any]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
-        self.at, self.moves, self.ringing = "", [], ""
+        self.config, self.moves, self.ringing = "", [], ""
         self.lost: dict[str, Any] = {}  # of what the endpoint captures
 
-    def create_model(self, **_: Any) -> None:
-        pass
+    @property
+    def at(self) -> str:
+        return plain(self.config)
+
+    def create_model(self, **given: Any) -> None:
+        once(self.models, given["ModelName"], given)
 
     def create_endpoint_config(self, **given: Any) -> None:
-        self.configs.setdefault(given["EndpointConfigName"], given)
+        for variant in [*given["ProductionVariants"], *given.get("ShadowProductionVariants", [])]:
+            assert variant["ModelName"] in self.models
+        once(self.configs, given["EndpointConfigName"], given)
 
     def create_endpoint(self, *, EndpointName: str, EndpointConfigName: str) -> None:
-        self.at = EndpointConfigName
+        self.config = EndpointConfigName
 
     def update_endpoint(self, *, EndpointName: str, EndpointConfigName: str, DeploymentConfig: Any = None) -> None:
-        self.moves.append((EndpointConfigName, DeploymentConfig is not None))
-        self.at = EndpointConfigName
+        self.moves.append((plain(EndpointConfigName), DeploymentConfig is not None))
+        self.config = EndpointConfigName
 
     def describe_endpoint_config(self, *, EndpointConfigName: str) -> dict[str, Any]:
         return self.configs[EndpointConfigName]
 
     def describe(self, endpoint_name: str) -> dict[str, Any] | None:
-        if not self.at:
+        if not self.config:
             return None
-        config = self.configs[self.at]
+        config = self.configs[self.config]
         capture = config["DataCaptureConfig"]
         return config | {
             "EndpointStatus": "InService",
@@ -70,86 +77,176 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> SageMaker:
     return made
 
 
+def plain(name: str) -> str:
+    """A name without the hash of what it names."""
+    return name.rpartition("-")[0]
+
+
+def once(kept: dict[str, Any], name: str, given: dict[str, Any]) -> None:
+    """Make what SageMaker never changes afterwards."""
+    if name in kept:
+        error = {"Code": "ValidationException", "Message": f"Cannot create already existing {name}"}
+        raise ClientError({"Error": error}, "Create")
+    kept[name] = given
+
+
 class Quiet(contextlib.nullcontext):
     """Probes that ask nothing."""
 
     taken: list[dict[str, Any]] = []
 
 
-def deploy(run_id: str, champion: dict[str, Any] | None = CHAMPION, **change: Any) -> deployment.Deployment:
+def deploy(run_id: str, champion: dict[str, Any] | None = None, **change: Any) -> deployment.Deployment:
     model = {"model_sha256": "s", "golden": {"transactions": [{}]}, "loaded": SimpleNamespace(schema=SCHEMA)}
     p = SimpleNamespace(**DEFAULTS | {"wait_seconds": 0} | change)
     run = SimpleNamespace(run_id=run_id, bucket="loop")
     return deployment.deploy(run, p, {"model_uri": "s3://loop/m"}, model, champion)
 
 
+class Live:
+    """The first model is in service, and stays the released one."""
+
+    def __init__(self, aws: SageMaker) -> None:
+        self.aws = aws
+        self.champion = {"run_id": "m1", "endpoint_config": deploy("m1").endpoint_config}
+        assert (aws.at, aws.moves) == ("fraud-m1", [])
+
+    def deploy(self, run_id: str, **change: Any) -> deployment.Deployment:
+        done = deploy(run_id, self.champion, **change)
+        done.check()
+        return done
+
+
 @pytest.fixture
-def live(aws: SageMaker) -> SageMaker:
-    """The first model is in service."""
-    deploy("m1", None)
-    assert (aws.at, aws.moves) == ("fraud-m1", [])
-    return aws
+def live(aws: SageMaker) -> Live:
+    return Live(aws)
 
 
-def test_a_promotion_is_one_guarded_move(live: SageMaker) -> None:
-    done = deploy("m2")
-    assert live.moves == [("fraud-m2", True)] and (done.endpoint_config, done.previous_config) == (
-        "fraud-m2",
-        "fraud-m1",
-    )
-    deploy("m2")
-    assert len(live.moves) == 1, "a repetition moves nothing"
+def test_a_promotion_is_one_guarded_move(live: Live) -> None:
+    done = live.deploy("m2")
+    assert live.aws.moves == [("fraud-m2", True)]
+    assert (plain(done.endpoint_config), done.previous_config) == ("fraud-m2", live.champion["endpoint_config"])
+    live.deploy("m2")
+    assert len(live.aws.moves) == 1, "a repetition moves nothing"
+
+
+OTHER = {
+    "more instances": {"instance_count": 4},
+    "larger instances": {"instance_type": "ml.m5.xlarge"},
+    "another share of captures": {"capture_percentage": 50},
+    "another role": {"role_arn": "another"},
+    "another key": {"kms_key_arn": "key"},
+    "another image": {"image_uri": "newer"},
+}
+
+
+@pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
+def test_the_same_run_with_other_values_gets_them(live: Live, change: dict[str, Any]) -> None:
+    first = live.deploy("m2").endpoint_config
+    if change.keys() <= vars(live.aws.where).keys():
+        vars(live.aws.where).update(change)
+        done = live.deploy("m2")
+    else:
+        done = live.deploy("m2", **change)
+    assert done.endpoint_config == live.aws.config != first
+    assert live.aws.moves == [("fraud-m2", True)] * 2
+    config = live.aws.configs[live.aws.config]
+    (variant,) = config["ProductionVariants"]
+    model = live.aws.models[variant["ModelName"]]
+    assert {
+        "instance_count": variant["InitialInstanceCount"],
+        "instance_type": variant["InstanceType"],
+        "capture_percentage": config["DataCaptureConfig"]["InitialSamplingPercentage"],
+        "kms_key_arn": config.get("KmsKeyId", ""),
+        "role_arn": model["ExecutionRoleArn"],
+        "image_uri": model["PrimaryContainer"]["Image"],
+    }.items() >= change.items()
 
 
 @pytest.mark.parametrize("test", strategies.TESTS)
-def test_a_test_ends_before_the_next_promotion(live: SageMaker, test: str) -> None:
-    deploy("m2", strategy=test)
-    deploy("m2")
-    assert live.moves == [(f"fraud-m2-{test.removesuffix('_test')}10", False), ("fraud-m1", False), ("fraud-m2", True)]
+def test_a_test_has_the_very_model_that_is_in_service(live: Live, test: str) -> None:
+    live.aws.where.image_uri = "newer"  # the champion goes on with what it was deployed with
+    live.deploy("m2", strategy=test)
+    champion = live.aws.configs[live.champion["endpoint_config"]]["ProductionVariants"][0]["ModelName"]
+    config = live.aws.configs[live.aws.config]
+    assert config["ProductionVariants"][0]["ModelName"] == champion
+    (challenger,) = [*config["ProductionVariants"][1:], *config.get("ShadowProductionVariants", [])]
+    assert live.aws.models[challenger["ModelName"]]["PrimaryContainer"]["Image"] == "newer"
 
 
-def test_deploying_the_champion_ends_a_test(live: SageMaker) -> None:
-    deploy("m2", strategy="shadow")
-    deploy("m1")
-    assert live.moves[1:] == [("fraud-m1", False)]
+@pytest.mark.parametrize("test", strategies.TESTS)
+def test_a_test_ends_before_the_next_promotion(live: Live, test: str) -> None:
+    live.deploy("m2", strategy=test)
+    live.deploy("m2")
+    assert live.aws.moves == [
+        (f"fraud-m2-{test.removesuffix('_test')}", False),
+        ("fraud-m1", False),
+        ("fraud-m2", True),
+    ]
 
 
-def test_an_endpoint_that_is_not_where_the_release_says_is_moved_all_the_same(live: SageMaker) -> None:
-    deploy("m2")  # and its release was never written, or a rollback ended half way
-    deploy("m1")
-    assert live.at == "fraud-m1" and live.moves[-1] == ("fraud-m1", True)
+def test_deploying_the_champion_ends_a_test(live: Live) -> None:
+    live.deploy("m2", strategy="shadow")
+    live.deploy("m1")
+    assert live.aws.moves[1:] == [("fraud-m1", False)]
+
+
+def test_an_endpoint_that_is_not_where_the_release_says_is_moved_all_the_same(live: Live) -> None:
+    live.deploy("m2")  # and its release was never written, or a rollback ended half way
+    live.deploy("m1")
+    assert live.aws.at == "fraud-m1" and live.aws.moves[-1] == ("fraud-m1", True)
 
 
 @pytest.mark.parametrize("alarm", ["5xx", "latency", "review-rate"])
-def test_an_alarm_during_a_test_sends_it_back(live: SageMaker, alarm: str) -> None:
-    live.ringing = alarm
+def test_an_alarm_during_a_test_sends_it_back(live: Live, alarm: str) -> None:
+    live.aws.ringing = alarm
     with pytest.raises(
-        DeploymentError, match=f"fraud-fraud-{alarm} rang during the ab test; fraud is back on fraud-m1"
+        DeploymentError, match=f"fraud-fraud-{alarm} rang during the ab test; fraud is back on fraud-m1-"
     ):
-        deploy("m2", strategy="ab_test", wait_seconds=1)
-    assert live.at == "fraud-m1"
+        live.deploy("m2", strategy="ab_test", wait_seconds=1)
+    assert live.aws.at == "fraud-m1"
+
+
+def test_the_probes_of_a_deployment_that_was_sent_back_are_kept(live: Live, monkeypatch) -> None:
+    live.aws.ringing = "5xx"
+    probe = {"ok": True, "ms": 1.0, "at": 0.0, "model_version": "m2", "error": ""}
+    monkeypatch.setattr(Quiet, "taken", [probe])
+    done = deploy("m2", live.champion, strategy="ab_test", wait_seconds=1)
+    assert done.probes == [probe] and done.n_failed == 0
+    assert (live.aws.at, plain(done.endpoint_config)) == ("fraud-m1", "fraud-m2-ab")
+    with pytest.raises(DeploymentError, match="5xx rang during the ab test; fraud is back on fraud-m1-"):
+        done.check()
+    live.aws.ringing = ""
+    deploy("m2", live.champion).check()
+
+
+def test_where_no_probe_was_sent_the_failure_is_told_at_once(aws: SageMaker, monkeypatch) -> None:
+    monkeypatch.setattr(aws, "create_endpoint", lambda **_: None)
+    monkeypatch.setattr(deployment, "describe", lambda name: aws.config or None)
+    with pytest.raises(DeploymentError, match="nothing answers on"):
+        deploy("m1")
 
 
 @pytest.mark.parametrize("lost", [{"EnableCapture": False}, {"CurrentSamplingPercentage": 50}])
-def test_a_deployment_that_lost_its_capture_is_none(live: SageMaker, lost: dict[str, Any]) -> None:
-    live.lost = lost
+def test_a_deployment_that_lost_its_capture_is_none(live: Live, lost: dict[str, Any]) -> None:
+    live.aws.lost = lost
     with pytest.raises(DeploymentError, match="does not capture 100 % of its traffic"):
-        deploy("m2")
+        live.deploy("m2")
 
 
-def test_a_deployment_that_lost_its_key_is_none(live: SageMaker) -> None:
-    live.where.kms_key_arn = "key"
-    deploy("m2")
-    live.lost = {"KmsKeyId": "another"}
+def test_a_deployment_that_lost_its_key_is_none(live: Live) -> None:
+    live.aws.where.kms_key_arn = "key"
+    live.deploy("m2")
+    live.aws.lost = {"KmsKeyId": "another"}
     with pytest.raises(DeploymentError, match="does not encrypt its disks and captures with key"):
-        deploy("m3")
-    live.lost, live.configs["fraud-m3"]["KmsKeyId"] = {}, "another"
+        live.deploy("m3")
+    live.aws.lost, live.aws.configs[live.aws.config]["KmsKeyId"] = {}, "another"
     with pytest.raises(DeploymentError, match="does not encrypt"):
-        deploy("m3")
+        live.deploy("m3")
 
 
-def test_a_column_that_nobody_sends_deals_out_nothing(live: SageMaker) -> None:
+def test_a_column_that_nobody_sends_deals_out_nothing(live: Live) -> None:
     with pytest.raises(ParameterError, match="sticky_column is 'crad1', which is no field"):
-        deploy("m2", strategy="ab_test", sticky_column="crad1")
-    deploy("m2", strategy="ab_test", sticky_column="card1")
-    assert live.at == "fraud-m2-ab10"
+        live.deploy("m2", strategy="ab_test", sticky_column="crad1")
+    live.deploy("m2", strategy="ab_test", sticky_column="card1")
+    assert live.aws.at == "fraud-m2-ab"

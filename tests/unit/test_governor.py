@@ -1,132 +1,188 @@
-"""One retraining a window, however often, from wherever and through whatever faults it is asked for."""
+"""What starts a retraining and what does not: each reason, all at once, and what people and programs read of it."""
 
 import itertools
-import random
-import threading
-import time
+import json
+import re
+from pathlib import Path
 
 import pytest
+from governor_kit import ANY_SPEED, HOUR, POLICY, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud.errors import ConflictError
-from fraud.governor import Decision, decide, start_once, token_for
+from fraud import decision
+from fraud.decision import Decision, Outcome, allowed_from, decide, in_words, recent_starts, record, record_key
+from fraud.governor import token_for
 from fraud.moment import iso, seconds
+from fraud.verdict import VERDICTS
 
-HOUR = 3600.0
-POLICY = {"min_records": 100, "cool_down_hours": 6.0}
-
-
-def verdict(window=1, kind="DRIFT", n=500):
-    """Verdict of the window that ends at hour ``window``."""
-    return {
-        "verdict": kind,
-        "n": n,
-        "endpoint": "fraud",
-        "model_version": "run-1",
-        "window": {"start": iso(0), "end": iso(window * HOUR)},
-    }
-
-
-class Lost(Exception):
-    """An answer that never came."""
-
-
-class Store:
-    """One document with entity tags, as S3 keeps it; ``faults(rng)`` says what goes wrong before and after a call."""
-
-    def __init__(self, faults=lambda: (False, False, False)):
-        self.lock, self.document, self.tag, self.faults = threading.Lock(), None, 0, faults
-        self.writes = 0
-
-    def get(self):
-        if self.faults()[0]:
-            raise Lost
-        time.sleep(0)  # lets another thread in, here and below
-        with self.lock:
-            return (dict(self.document), str(self.tag)) if self.document else (None, None)
-
-    def put_if(self, document, etag):
-        before, after, repeated = self.faults()
-        if before:
-            raise Lost
-        time.sleep(0)
-        with self.lock:
-            if etag != (str(self.tag) if self.document else None):
-                raise ConflictError("somebody else wrote it")
-            self.document, self.tag, self.writes = dict(document), self.tag + 1, self.writes + 1
-            tag = str(self.tag)
-        if repeated:  # the SDK lost the answer, asked again and was told that the tag no longer holds
-            raise ConflictError("one's own write came first")
-        if after:
-            raise Lost
-        return tag
-
-
-class Pipeline:
-    """CodePipeline: the same token starts one execution, as long as the service remembers it."""
-
-    def __init__(self, clock=lambda: 0.0, faults=lambda: (False, False, False), remembers=True):
-        self.lock, self.clock, self.faults, self.remembers = threading.Lock(), clock, faults, remembers
-        self.started, self.calls, self.running = [], 0, False
-
-    def in_flight(self):
-        return self.running
-
-    def started_since(self, moment):
-        with self.lock:
-            return next((item[1] for item in self.started if item[2] >= moment), None)
-
-    def start(self, token):
-        before, after, _ = self.faults()
-        if before:
-            raise Lost
-        with self.lock:
-            self.calls += 1
-            known = next((item[1] for item in self.started if item[0] == token and self.remembers), None)
-            if known is None:
-                known = f"execution-{len(self.started)}"
-                self.started.append((token, known, self.clock()))
-        if after:
-            raise Lost
-        return known
-
-
-def run(store, pipeline, given=None, now=HOUR, owner="a", policy=POLICY):
-    return start_once(given or verdict(), store, pipeline, policy, owner, lambda: now)
-
-
-# ------------------------------------------------------------------------------------------------ decisions
-
+CODES = {value for name, value in vars(decision).items() if name == value and name != "DRIFT"}
 STARTED = {"status": "started", "token": "t", "window_end": iso(HOUR), "last_start": iso(HOUR)}
+CLAIMED = STARTED | {"status": "claimed"}
+FOUR = [{"at": iso(hour * HOUR), "execution_id": f"e{hour}"} for hour in (1, 8, 15, 22)]
 
 
 @pytest.mark.parametrize(
-    ("given", "state", "now", "in_flight", "reason"),
+    ("given", "state", "now", "in_flight", "reasons"),
     [
         (verdict(), None, HOUR, False, "START"),
         (verdict(), {"paused": False}, HOUR, False, "START"),
         (verdict(), {"paused": True}, HOUR, False, "PAUSED"),
+        (verdict(kind="OK"), {"paused": True}, HOUR, False, "PAUSED NOT_DRIFT"),
         (verdict(kind="OK"), None, HOUR, False, "NOT_DRIFT"),
         (verdict(kind="INSUFFICIENT_DATA"), None, HOUR, False, "NOT_DRIFT"),
         (verdict(kind="MISSING_CAPTURE"), None, HOUR, False, "NOT_DRIFT"),
         (verdict(kind="SCHEMA_CHANGED"), None, HOUR, False, "NOT_DRIFT"),
         (verdict(n=99), None, HOUR, False, "MIN_RECORDS"),
+        (verdict(n=100), None, HOUR, False, "START"),
         (verdict(), None, HOUR, True, "IN_FLIGHT"),
         (verdict(), STARTED, 20 * HOUR, False, "DUPLICATE"),
+        (verdict(), STARTED, HOUR + 1, True, "DUPLICATE"),
         (verdict(0), STARTED, 20 * HOUR, False, "DUPLICATE"),
         (verdict(2), STARTED, 2 * HOUR, False, "COOL_DOWN"),
+        (verdict(2), STARTED, 2 * HOUR, True, "IN_FLIGHT COOL_DOWN"),
+        (verdict(2, n=5), STARTED | {"paused": True}, 2 * HOUR, True, "PAUSED MIN_RECORDS IN_FLIGHT COOL_DOWN"),
         (verdict(7), STARTED, 7 * HOUR - 1, False, "COOL_DOWN"),
         (verdict(7), STARTED, 7 * HOUR, False, "START"),
         (verdict(7), STARTED, 7 * HOUR, True, "IN_FLIGHT"),
-        (verdict(2), STARTED | {"status": "claimed"}, 2 * HOUR, True, "RECOVERED"),
-        (verdict(2), STARTED | {"status": "claimed", "paused": True}, 2 * HOUR, False, "PAUSED"),
-        (verdict(2, "OK"), STARTED | {"status": "claimed"}, 2 * HOUR, False, "NOT_DRIFT"),
+        (verdict(2), CLAIMED, 2 * HOUR, True, "RECOVERED"),
+        (verdict(), CLAIMED, HOUR, False, "RECOVERED"),
+        (verdict(2), CLAIMED | {"paused": True}, 2 * HOUR, False, "PAUSED"),
+        (verdict(2, n=99), CLAIMED, 2 * HOUR, False, "MIN_RECORDS"),
+        (verdict(2, "OK"), CLAIMED, 2 * HOUR, False, "NOT_DRIFT"),
     ],
 )
-def test_reasons(given, state, now, in_flight, reason):
+def test_reasons(given, state, now, in_flight, reasons):
     found = decide(given, state, now, POLICY, in_flight)
-    assert found == Decision(reason in ("START", "RECOVERED"), (reason,))
+    assert found == Decision(reasons in ("START", "RECOVERED"), tuple(reasons.split()))
+
+
+@pytest.mark.parametrize(
+    ("cap", "hour", "reason"),
+    [
+        (4, 24.99, "DAILY_CAP"),
+        (4, 25, "START"),
+        (5, 24, "START"),
+        (3, 31, "DAILY_CAP"),
+        (3, 32, "START"),
+        (0, 99, "DAILY_CAP"),
+    ],
+)
+def test_the_daily_cap_counts_the_last_24_hours(cap, hour, reason):
+    state = STARTED | {"starts": FOUR}
+    policy = POLICY | {"daily_cap": cap, "cool_down_hours": 0}
+    assert decide(verdict(99), state, hour * HOUR, policy).reasons == (reason,)
+
+
+def test_a_state_from_before_starts_were_listed_has_one():
+    assert recent_starts(STARTED | {"execution_id": "e"}, 2 * HOUR) == [{"at": iso(HOUR), "execution_id": "e"}]
+    assert recent_starts(STARTED, 25 * HOUR) == []
+    assert decide(verdict(2), STARTED, 2 * HOUR, POLICY | {"cool_down_hours": 0, "daily_cap": 1}).reasons == (
+        "DAILY_CAP",
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "least", "expected"),
+    [
+        (0, 1, Decision(False, ("NOTHING_NEW_TO_LEARN",))),
+        (49, 50, Decision(False, ("NOTHING_NEW_TO_LEARN",))),
+        (50, 50, Decision(True, ("START",))),
+        (0, 0, Decision(True, ("START",))),
+        (None, 0, Decision(True, ("START",))),
+        (None, 50, Decision(True, ("START",), ("NEW_LABELS_UNKNOWN",))),
+    ],
+)
+def test_a_retraining_needs_something_new_to_learn(labels, least, expected):
+    assert decide(verdict(), None, HOUR, POLICY | {"min_new_labels": least}, False, labels) == expected
+
+
+def test_a_policy_that_is_silent_has_defaults():
+    assert decide(verdict(n=499), None, HOUR, {}).reasons == ("MIN_RECORDS",)
+    assert decide(verdict(), None, HOUR, {}, new_labels=0).reasons == ("NOTHING_NEW_TO_LEARN",)
+    assert decide(verdict(24), STARTED, 25 * HOUR - 1, {}, new_labels=1).reasons == ("COOL_DOWN",)
+    two = STARTED | {"starts": FOUR[:2]}
+    assert decide(verdict(24), two, 25 * HOUR - 1, {"cool_down_hours": 0}).reasons == ("DAILY_CAP",)
+
+
+moments = st.floats(0, 60 * HOUR, allow_nan=False)
+states = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "paused": st.booleans(),
+        "status": st.sampled_from(["claimed", "started"]),
+        "token": st.just("t"),
+        "window_end": moments.map(iso),
+        "last_start": st.none() | moments.map(iso),
+        "starts": st.lists(moments.map(lambda moment: {"at": iso(moment), "execution_id": "e"}), max_size=4),
+        "execution_id": st.none() | st.just("e"),
+        "somebody else's": st.just(1),
+    },
+)
+verdicts = st.builds(verdict, st.integers(0, 50), st.sampled_from(VERDICTS), st.integers(0, 1000))
+policies = st.fixed_dictionaries(
+    {},
+    optional={
+        "min_records": st.integers(1, 1000),
+        "cool_down_hours": st.sampled_from([0, 0.5, 6, 24, 100]),
+        "daily_cap": st.integers(0, 5),
+        "min_new_labels": st.integers(0, 10),
+        "psi_threshold": st.just(0.25),
+    },
+)
+labels = st.none() | st.integers(0, 20)
+
+
+def blocking(verdict, state, now, policy, in_flight, new_labels):
+    """The conditions one by one, as the page for people words them."""
+    state, policy = state or {}, decision.POLICY | policy
+    drift, claimed = verdict["verdict"] == "DRIFT", state.get("status") == "claimed" and "token" in state
+    had = "window_end" in state and seconds(verdict["window"]["end"]) <= seconds(state["window_end"])
+    last = state.get("last_start")
+    starts = [item["at"] for item in state.get("starts", [])] or [last] * bool(last)
+    limits = drift and not claimed and not had
+    conditions = {
+        "PAUSED": state.get("paused", False),
+        "NOT_DRIFT": not drift,
+        "MIN_RECORDS": drift and verdict["n"] < policy["min_records"],
+        "DUPLICATE": drift and not claimed and had,
+        "IN_FLIGHT": limits and in_flight,
+        "COOL_DOWN": limits and last and now < seconds(last) + 3600 * policy["cool_down_hours"],
+        "DAILY_CAP": limits and sum(seconds(at) > now - 86400 for at in starts) >= policy["daily_cap"],
+        "NOTHING_NEW_TO_LEARN": limits and new_labels is not None and new_labels < policy["min_new_labels"],
+    }
+    return tuple(code for code, holds in conditions.items() if holds), claimed
+
+
+@ANY_SPEED
+@given(verdicts, states, st.integers(0, 60).map(lambda hour: hour * HOUR), policies, st.booleans(), labels)
+def test_every_condition_that_blocks_is_named_and_nothing_else_blocks(
+    verdict, state, now, policy, in_flight, new_labels
+):
+    found = decide(verdict, state, now, policy, in_flight, new_labels)
+    expected, claimed = blocking(verdict, state, now, policy, in_flight, new_labels)
+    assert found.reasons == (expected or (("RECOVERED",) if claimed else ("START",)))
+    assert found.start is not bool(expected)
+    assert set(found.reasons) | set(found.notes) <= CODES
+    assert found.notes in ((), ("NEW_LABELS_UNKNOWN",))
+    assert not found.notes or (found.reasons == ("START",) and new_labels is None)
+
+
+@ANY_SPEED
+@given(verdicts, states, moments, policies)
+def test_the_moment_that_is_promised_is_the_first_that_is_allowed(verdict, state, now, policy):
+    promised = allowed_from(state, now, policy)
+    never = policy.get("daily_cap", 2) == 0
+    state = {k: v for k, v in (state or {}).items() if k not in ("paused", "status", "window_end")}
+    asked = verdict | {"verdict": "DRIFT", "n": 1000}
+    limits = {"COOL_DOWN", "DAILY_CAP"}
+    if promised is None:
+        assert never or not limits & set(decide(asked, state, now, policy).reasons)
+        return
+    assert seconds(promised) > now
+    later = seconds(promised)
+    assert not limits & set(decide(asked, state, later + 1e-3, policy).reasons)
+    assert limits & set(decide(asked, state, max(now, later - 1e-3), policy).reasons)
 
 
 def test_a_token_belongs_to_one_window_of_one_model_at_one_endpoint():
@@ -134,165 +190,93 @@ def test_a_token_belongs_to_one_window_of_one_model_at_one_endpoint():
     names = list(itertools.product(("fraud", "other"), ("run-1", "run-2"), windows))
     tokens = {token_for(*name) for name in names}
     assert len(tokens) == len(names)
-    assert all(token.replace("-", "").isalnum() and len(token) <= 128 for token in tokens)
+    assert all(re.fullmatch(r"[a-zA-Z0-9-]{1,128}", token) for token in tokens)  # what CodePipeline takes
     assert token_for("fraud", "run-1", {"start": iso(5), "end": iso(HOUR)}) == token_for("fraud", "run-1", windows[1])
 
 
-# ------------------------------------------------------------------------------------------------ the protocol
+# ------------------------------------------------------------------------------------------------ for people
 
 
-def test_a_start_is_claimed_then_marked():
-    store, pipeline = Store(), Pipeline()
-    outcome = run(store, pipeline)
-    assert outcome.decision == Decision(True, ("START",))
-    assert outcome.execution_id == "execution-0"
-    assert store.writes == 2
-    expected = {"status": "started", "owner": "a", "execution_id": "execution-0", "last_start": iso(HOUR)}
-    assert store.document == store.document | expected | {"schema_version": 1, "window_end": iso(HOUR)}
-    assert run(store, pipeline, owner="b").decision == Decision(False, ("DUPLICATE",))
-    assert run(store, pipeline, verdict(2), now=2 * HOUR).decision == Decision(False, ("COOL_DOWN",))
-    assert pipeline.calls == 1
+def test_each_code_has_its_sentence_and_its_line_on_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "governor.md").read_text(encoding="utf-8")
+    assert set(decision.SENTENCES) == CODES
+    assert len(set(decision.SENTENCES.values())) == len(CODES)
+    for code, sentence in decision.SENTENCES.items():
+        assert sentence.endswith(".") and code not in sentence
+        assert f"`{code}`" in page, code
 
 
-def test_nothing_is_written_without_a_start():
-    store, pipeline = Store(), Pipeline()
-    for calm in (verdict(kind="OK"), verdict(n=1)):
-        run(store, pipeline, calm)
-    pipeline.running = True
-    assert run(store, pipeline).decision.reasons == ("IN_FLIGHT",)
-    assert store.document is None
-    assert pipeline.calls == 0
+def test_words_follow_the_codes():
+    assert in_words(["IN_FLIGHT", "COOL_DOWN"]) == (
+        "The pipeline is running already, and one run at a time is enough. "
+        "The last retraining was started too short a time ago."
+    )
+    assert in_words("PAUSED") == in_words(("PAUSED",)) == "A person has paused retraining."
+    assert in_words(["NO_SUCH"]) == "The reason is NO_SUCH."
+    assert in_words([]) == ""
+    told = {"reasons": ["START"], "notes": ["NEW_LABELS_UNKNOWN"]}
+    assert in_words(told) == in_words([*told["reasons"], *told["notes"]])
+    assert in_words({"reasons": ["START"]}) == "A retraining has been started."
 
 
-def test_ones_own_lost_answer_is_recognised():
-    answers = iter([(False, False, False), (False, False, True)])
-    store, pipeline = Store(lambda: next(answers, (False, False, False))), Pipeline()
-    outcome = run(store, pipeline)
-    assert outcome.decision == Decision(True, ("START",))
-    assert (pipeline.calls, store.document["status"]) == (1, "started")
+# ------------------------------------------------------------------------------------------------ records
+
+POLICY_USED = POLICY | {"daily_cap": 1}
 
 
-@pytest.mark.parametrize("remembers", [True, False])
-@pytest.mark.parametrize("died", ["before the start", "after the start"])
-def test_a_holder_that_died_is_finished_by_the_next_delivery(died, remembers):
-    now = [HOUR]
-    fault = {"before the start": (True, False, False), "after the start": (False, True, False)}[died]
-    faults = [fault]
-    store = Store()
-    pipeline = Pipeline(lambda: now[0], lambda: faults.pop() if faults else (False, False, False), remembers)
-    with pytest.raises(Lost):
-        run(store, pipeline)
-    assert store.document["status"] == "claimed"
-    outcome = start_once(verdict(), store, pipeline, POLICY, "b", lambda: now[0])
-    assert outcome.decision == Decision(True, ("RECOVERED",))
-    assert store.document["status"] == "started"
-    assert len(pipeline.started) == 1
-    assert pipeline.started[0][0] == token_for("fraud", "run-1", verdict()["window"])
+def test_a_record_says_what_was_decided_on_what():
+    state = STARTED | {"execution_id": "e1", "starts": FOUR[:1], "paused": True, "owner": "o"}
+    outcome = Outcome(decide(verdict(2), state, 2 * HOUR, POLICY_USED), None, state, 7)
+    made = record(verdict(2), outcome, 2 * HOUR, POLICY_USED | {"psi_threshold": 1}, verdict_key="v.json", owner="me")
+    assert made == {
+        "schema_version": 1,
+        "moment": "1970-01-01T02:00:00Z",
+        "endpoint": "fraud",
+        "model_version": "run-1",
+        "window": verdict(2)["window"],
+        "verdict": "DRIFT",
+        "verdict_key": "v.json",
+        "n": 500,
+        "reasons": ["PAUSED", "COOL_DOWN", "DAILY_CAP"],
+        "notes": [],
+        "in_words": in_words(["PAUSED", "COOL_DOWN", "DAILY_CAP"]),
+        "start": False,
+        "execution_id": None,
+        "allowed_from": "1970-01-02T01:00:00Z",
+        "new_labels": 7,
+        "state_before": {
+            "status": "started",
+            "window_end": iso(HOUR),
+            "last_start": iso(HOUR),
+            "execution_id": "e1",
+            "paused": True,
+            "starts_in_24_hours": 1,
+        },
+        "policy": POLICY_USED,
+        "owner": "me",
+    }
+    assert record_key(made) == "drift/fraud/decisions/1970/01/01/020000-PAUSED.json"
 
 
-def test_a_claim_of_an_earlier_window_is_finished_and_the_later_one_cools_down():
-    store, pipeline = Store(), Pipeline(lambda: 2 * HOUR, lambda: faults.pop() if faults else (False, False, False))
-    faults = [(True, False, False)]
-    with pytest.raises(Lost):
-        run(store, pipeline)
-    outcome = run(store, pipeline, verdict(2), now=2 * HOUR, owner="b")
-    assert outcome.decision == Decision(True, ("RECOVERED", "COOL_DOWN"))
-    assert outcome.execution_id == "execution-0"
-    assert [item[0] for item in pipeline.started] == [token_for("fraud", "run-1", verdict()["window"])]
+def test_a_record_of_a_start():
+    outcome = Outcome(Decision(True, ("RECOVERED", "COOL_DOWN"), ("NEW_LABELS_UNKNOWN",)), "e2", None)
+    made = record(verdict(), outcome, HOUR, {})
+    assert (made["start"], made["execution_id"], made["allowed_from"]) == (True, "e2", None)
+    assert (made["state_before"], made["new_labels"], made["policy"]) == (None, None, decision.POLICY)
+    assert made["in_words"] == in_words(["RECOVERED", "COOL_DOWN", "NEW_LABELS_UNKNOWN"])
+    assert record_key(made).endswith("/010000-START.json")
 
 
-def test_a_pause_set_between_claim_and_mark_is_kept():
-    store = Store()
-
-    class Pausing(Pipeline):
-        def start(self, token):
-            store.document, store.tag = store.document | {"paused": True}, store.tag + 1
-            return super().start(token)
-
-    assert run(store, Pausing()).execution_id == "execution-0"
-    assert (store.document["paused"], store.document["status"]) == (True, "started")
+def test_a_record_without_a_window():
+    made = record({"verdict": "INSUFFICIENT_DATA"}, Outcome(Decision(False, ("NO_RELEASE",))), HOUR, {})
+    assert (made["window"], made["n"], made["endpoint"]) == (None, None, None)
 
 
-def test_endless_contention_ends():
-    class Contended(Store):
-        def put_if(self, document, etag):
-            raise ConflictError("always")
-
-    outcome = run(Contended(), Pipeline())
-    assert outcome.decision == Decision(False, ("CONTENDED",))
-
-
-def deliver(windows, threads, share, seed):
-    """Deliver every window to every thread at once, each again until it has an answer; as Lambda does."""
-    local = threading.local()
-
-    def faults():
-        return tuple(local.rng.random() < share for _ in range(3))
-
-    clock = [0.0]
-    store, pipeline = Store(faults), Pipeline(lambda: clock[0], faults)
-    barrier = threading.Barrier(threads)
-    failures = []
-
-    def work(number):
-        local.rng = random.Random(seed * 1000 + number)
-        for window in windows:
-            if barrier.wait(30) == 0:
-                clock[0] = window * HOUR
-            barrier.wait(30)
-            for attempt in range(200):
-                try:
-                    run(
-                        store,
-                        pipeline,
-                        verdict(window),
-                        clock[0],
-                        f"{number}-{attempt}",
-                        POLICY | {"cool_down_hours": 0},
-                    )
-                    break
-                except Lost:
-                    continue
-            else:
-                failures.append((number, window))
-
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert not failures
-    return pipeline
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_eight_deliveries_at_once_of_25_windows_start_each_once(share):
-    windows = range(1, 26)
-    pipeline = deliver(windows, 8, share, seed=int(share * 10))
-    expected = [token_for("fraud", "run-1", verdict(window)["window"]) for window in windows]
-    assert [token for token, _, _ in pipeline.started] == expected
-
-
-@given(
-    st.lists(st.sampled_from(["OK", "DRIFT", "INSUFFICIENT_DATA"]), max_size=60), st.sampled_from([0.0, 1.0, 6.0, 24.0])
-)
-def test_starts_keep_their_distance(kinds, cool_down):
-    now = [0.0]
-    store, pipeline = Store(), Pipeline(lambda: now[0])
-    for hour, kind in enumerate(kinds, 1):
-        now[0] = hour * HOUR
-        run(store, pipeline, verdict(hour, kind), now[0], policy=POLICY | {"cool_down_hours": cool_down})
-    starts = [moment for _, _, moment in pipeline.started]
-    assert all(later - earlier >= cool_down * HOUR for earlier, later in itertools.pairwise(starts))
-    assert bool(starts) == ("DRIFT" in kinds)
-    assert all(kinds[int(moment / HOUR) - 1] == "DRIFT" for moment in starts)
-
-
-def test_30_days_of_drift_start_no_more_than_the_cool_down_allows():
-    now = [0.0]
-    store, pipeline = Store(), Pipeline(lambda: now[0])
-    for hour in range(1, 30 * 24 + 1):
-        now[0] = hour * HOUR
-        run(store, pipeline, verdict(hour), now[0], policy=POLICY | {"cool_down_hours": 24.0})
-    assert len(pipeline.started) == 30
-    assert seconds(store.document["last_start"]) == pipeline.started[-1][2]
+@ANY_SPEED
+@given(verdicts, states, moments, policies, st.booleans(), labels)
+def test_every_record_is_json(verdict, state, now, policy, in_flight, new_labels):
+    outcome = Outcome(decide(verdict, state, now, policy, in_flight, new_labels), None, state, new_labels)
+    made = record(verdict, outcome, now, policy)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["state_before"] is None or made["state_before"]["paused"] in (True, False)
+    assert re.fullmatch(r"drift/fraud/decisions/1970/01/0\d/\d{6}-[A-Z_]+\.json", record_key(made))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import io
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fraud.errors import DataError
@@ -116,6 +118,32 @@ def test_a_process_that_was_killed_costs_time_only(two_cores):
     bucket = Bucket()
     found = list(partitions.compact_all(bucket, bucket.chunks, "m", functools.partial(slowly, dies=True)))
     assert {index.about["process"] for index in found} == {os.getpid()} and len(bucket.made) == 4 and not children()
+
+
+def test_few_values_are_written_once_and_the_others_packed():
+    rows = 4_000
+    table = pa.table(
+        {
+            "__id": [f"x{k}" for k in range(rows)],
+            "__time": [float(k) for k in range(rows)],
+            "dist.1": [float(k % 7) for k in range(rows)],
+            "card": [None if k % 3 else f"visa{k % 200}" for k in range(rows)],
+            "ratio": [k / 3 for k in range(rows)],
+            "late": [0.0] * 2_000 + [k / 7 for k in range(2_000)],  # many after all: larger, not wrong
+            "empty": pa.nulls(rows, pa.float64()),
+        }
+    )
+    body = partitions.to_parquet(table)
+    cut = pa.concat_tables([table.slice(0, 900), table.slice(900)])
+    assert body == partitions.to_parquet(table) == partitions.to_parquet(cut)
+    file = pq.ParquetFile(io.BytesIO(body))
+    assert file.read().equals(table)
+    group = file.metadata.row_group(0)
+    made = {one.path_in_schema: one for one in map(group.column, range(group.num_columns))}
+    few = {name for name, one in made.items() if one.has_dictionary_page}
+    assert few == {"dist.1", "card", "late", "empty"}
+    assert {name for name, one in made.items() if one.compression == "LZ4"} == made.keys() - few
+    assert {name for name, one in made.items() if one.is_stats_set} == {"__time"}
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])

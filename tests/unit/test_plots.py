@@ -6,7 +6,7 @@ import pytest
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from fraud.pipeline import label_plots, model_plots, plots
+from fraud.pipeline import drift_plots, label_plots, model_plots, plots
 
 HOURS = [dt.datetime(2026, 1, 1, hour) for hour in range(24)]
 METRICS = {
@@ -26,6 +26,9 @@ PROBES = [
     {"at": 0.2, "ms": 4, "ok": False, "model_version": "", "error": "ModelError"},
     {"at": 0.3, "ms": 3, "ok": True, "model_version": "b", "error": ""},
 ]
+COURSE = drift_plots.Course(HOURS, [0.02] * 24, [0.03] * 24, 3600, (0.02, 0.02))
+WEEK = {"start": "2026-01-01T00:00:00Z", "fraud_rate": 0.01, "fraud_rate_interval": [0.008, 0.012], "recall": None}
+PERFORMANCE = {"reference": {"fraud_rate": 0.005, "recall": 0.7}, "cohorts": [WEEK, WEEK | {"recall": 0.5}]}
 DRAWN = {
     "label_sources": lambda: label_plots.plot_label_sources({"history": 10, "truth": 2}),
     "captured": lambda: plots.plot_captured(HOURS, list(range(24))),
@@ -40,8 +43,9 @@ DRAWN = {
     ),
     "availability": lambda: plots.plot_availability(PROBES),
     "served": lambda: plots.plot_served_against_offline([0.1, 0.2], [0.1, 0.2]),
-    "rules": lambda: plots.plot_rules([RULE]),
-    "alert_rate": lambda: plots.plot_alert_rate(HOURS, [0.02] * 24, 0.03),
+    "rules": lambda: drift_plots.plot_rules([RULE]),
+    "course": lambda: drift_plots.plot_course(COURSE).axes[1],
+    "cohorts": lambda: drift_plots.plot_cohorts(PERFORMANCE).axes[0],
 }
 
 
@@ -60,13 +64,13 @@ def test_axes_carry_labels(name):
 
 def test_draws_where_it_is_told():
     given = plt.subplots()[1]
-    assert plots.plot_rules([RULE], ax=given) is given and plots.plot_captured(HOURS, [1] * 24, ax=given) is given
+    assert drift_plots.plot_rules([RULE], ax=given) is given and plots.plot_captured(HOURS, [1] * 24, ax=given) is given
 
 
 def test_failures_and_fired_rules_are_red():
     failed = [line for line in plots.plot_availability(PROBES).lines if line.get_marker() == "x"]
     assert failed[0].get_color() == plots.OVER and len(failed[0].get_xdata()) == 1
-    bars = plots.plot_rules([RULE, RULE | {"fired": False, "feature": "b", "score": 0.1}]).patches
+    bars = drift_plots.plot_rules([RULE, RULE | {"fired": False, "feature": "b", "score": 0.1}]).patches
     assert {matplotlib.colors.to_hex(bar.get_facecolor()) for bar in bars} == {plots.OVER, plots.LIVE}
 
 
@@ -86,19 +90,19 @@ def test_any_category_can_be_drawn(name):
         import warnings
 
         warnings.filterwarnings("ignore", message="Glyph")
-        plots.plot_distributions([panel]).canvas.draw()
-        plots.plot_rules([RULE | {"feature": name}]).figure.canvas.draw()
+        drift_plots.plot_distributions([panel]).canvas.draw()
+        drift_plots.plot_rules([RULE | {"feature": name}]).figure.canvas.draw()
 
 
 @pytest.mark.parametrize("panels", [0, 1, 3, 7])
 def test_small_multiples_of_any_number(panels):
     panel = {"feature": "f", "labels": ["a", "b"], "reference": [0.5, 0.5], "current": [0.1, 0.9]}
-    plots.plot_distributions([panel] * panels).canvas.draw()
+    drift_plots.plot_distributions([panel] * panels).canvas.draw()
 
 
 def test_nothing_to_show_is_said():
     assert "no captured traffic" in plots.plot_captured([], []).texts[0].get_text()
-    assert "nothing to compare" in plots.plot_rules([]).texts[0].get_text()
+    assert "nothing to compare" in drift_plots.plot_rules([]).texts[0].get_text()
 
 
 def test_label_coverage_stacks_shares_and_shows_what_a_model_would_believe():

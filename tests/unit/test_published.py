@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "published"))
 
 import handbook
+import preset
 import product
 import protocol
 import ulb
@@ -228,3 +229,55 @@ def test_ulb_on_made_up_rows(tmp_path, capsys):
     table.write_parquet(tmp_path / "made_up.parquet")
     assert ulb.main([str(tmp_path / "made_up.parquet"), "--json", str(tmp_path / "found.json")]) == 0
     assert "product, its defaults" in capsys.readouterr().out
+
+
+def test_the_rule_is_judged_on_rows_before_those_that_are_published(tmp_path):
+    assert set(preset.WEEKS) <= set(handbook.CHOSEN_ON)
+    table = pl.DataFrame({"source_row": np.arange(1_000, dtype=np.int32), "V1": np.zeros(1_000), "Class": [0] * 1_000})
+    table.write_parquet(tmp_path / "ulb_rounded_sample.parquet")
+    end = 0
+    for rows, _, names, arguments in preset.ulb_folds(tmp_path):
+        assert names == ["V1"] and rows["source_row"].max() < 800
+        share = float(arguments[-1])
+        assert arguments[-2] == "--validation_fraction" and round(rows.height * share) == 120
+        assert end <= rows.height - 120 <= rows.height, "the folds grade on different rows"
+        end = rows.height
+    assert end == 800
+
+
+def test_few_frauds_are_made_of_many(tmp_path, monkeypatch):
+    """Customers leave the training rows, not those that grade."""
+    raw = payments(n=3_000, customers=60, days=60)
+    raw.write_parquet(tmp_path / "handbook_raw.parquet")
+    monkeypatch.setattr(preset, "WEEKS", (raw["TX_DATETIME"].max().date() - dt.timedelta(7),))
+    ((all_rows, *_),) = preset.handbook_weeks(tmp_path, 1)
+    ((few, *_),) = preset.handbook_weeks(tmp_path, 4)
+    graded = pl.col("TX_DATETIME").dt.date() >= preset.WEEKS[0]
+    assert few.filter(graded).equals(all_rows.filter(graded)) and few.filter(graded).height > 0
+    assert set(few.filter(~graded)["CUSTOMER_ID"] % 4) == {0}
+    assert all_rows.filter(~graded).height > 2 * few.filter(~graded).height > 0
+
+
+def test_a_rule_that_is_worse_is_told(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    label = (rng.random(2_000) < 0.1).astype(int)
+    good, bad = label + rng.normal(size=2_000), rng.normal(size=2_000)
+    monkeypatch.setattr(preset, "RESAMPLES", 20)
+    for folds, code in (([(label, bad, good, 7)], 0), ([(label, good, bad, 7), (label, good, good, 9)], 1)):
+        monkeypatch.setattr(preset, "sets", lambda _, folds=folds: [("made up", folds)])
+        monkeypatch.setattr(preset, "scored", lambda fold: fold)
+        assert preset.main([str(tmp_path)]) == code
+        out = capsys.readouterr().out
+        assert ("made up: the rule is worse than the fixed numbers." in out) == bool(code)
+        assert f"{np.mean([fold[3] for fold in folds]):.0f}" in out
+
+
+def test_texts_are_scored_as_the_job_scores_them(monkeypatch):
+    """The sample has categories; `scored` refuses when its figures are not the job's."""
+    monkeypatch.setattr(preset, "SAMPLE_ROWS", 4_000)
+    rows, roles, names, arguments = next(preset.samples(1))
+    assert any(rows[name].dtype == pl.String for name in names) and "isFraud" not in names
+    quick = ["--num_boost_round", "10", "--num_threads", "1"]
+    label, fixed, now, frauds = preset.scored((rows, roles, names, [*arguments, *quick]))
+    assert len(label) == len(fixed) == len(now) == 1_000 and 0 < frauds < 200
+    assert label.tolist() == rows["isFraud"].tail(1_000).to_list() and not np.array_equal(fixed, now)

@@ -47,6 +47,26 @@ def test_else_the_weights_decide(current, transaction):
     assert release.variant_of(current, transaction) == "" or transaction.get("") == 1
 
 
+def test_a_batch_is_split_by_variant_in_its_order():
+    cards = [{"card1": card} for card in range(50)]
+    places = release.variants_of(CURRENT, cards)
+    assert set(places) == {"Challenger", "AllTraffic"}
+    assert next(iter(places)) == release.variant_of(CURRENT, cards[0])
+    for variant, found in places.items():
+        assert found == [k for k, card in enumerate(cards) if release.variant_of(CURRENT, card) == variant]
+
+
+def test_what_the_weights_would_decide_goes_along_with_the_others():
+    cards = [{}, {"card1": 1}, {"card1": None}, *({"card1": card} for card in range(50))]
+    places = release.variants_of(CURRENT, cards)
+    assert set(places) == {"Challenger", "AllTraffic"}
+    assert sorted(k for found in places.values() for k in found) == list(range(len(cards)))
+    (along,) = [found for found in places.values() if 0 in found]
+    assert 2 in along and along == sorted(along)
+    assert release.variants_of(CURRENT, [{}, {}]) == {"": [0, 1]}
+    assert release.variants_of({"decision_threshold": 0.4}, cards) == {"": list(range(len(cards)))}
+
+
 def test_each_model_has_its_own_threshold():
     assert [release.threshold_of(CURRENT, version) for version in ("m1", "m2", "m0", "")] == [0.4, 0.7, 0.4, 0.4]
     assert release.threshold_of({"decision_threshold": 0.4}, "m2") == 0.4

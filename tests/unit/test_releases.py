@@ -52,7 +52,7 @@ def world(storage, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(deployment, "describe", endpoint.describe)
     monkeypatch.setattr(deployment, "go_back", endpoint.go_back)
     monkeypatch.setattr(rollback, "read_model", lambda run, uri: model(uri.removeprefix("s3://")))
-    served = SimpleNamespace(answer=lambda: SERVED | {"sha256": endpoint.config.replace("fraud-", "s-")})
+    served = SimpleNamespace(answer=lambda: SERVED | {"sha256": endpoint.config.replace("fraud-", "s-")[:4]})
     monkeypatch.setattr(probing, "served_scores", lambda *_: served.answer())
     return SimpleNamespace(storage=storage, endpoint=endpoint, served=served)
 
@@ -62,12 +62,14 @@ def run(world: SimpleNamespace, run_id: str) -> SimpleNamespace:
 
 
 def release(world: SimpleNamespace, run_id: str, strategy: str = "canary", **change: Any) -> dict[str, Any]:
-    trained = {"model_uri": f"s3://{run_id}", "auc": 0.9}
+    trained, config = {"model_uri": f"s3://{run_id}", "auc": 0.9}, change.pop("config", f"fraud-{run_id}")
     if strategy == "canary":
-        world.endpoint.config, world.endpoint.variants = f"fraud-{run_id}", 1
+        world.endpoint.config, world.endpoint.variants = config, 1
     elif strategy == "ab_test":
-        world.endpoint.config, world.endpoint.variants = f"fraud-{run_id}-ab10", 2
-    return releases.write_release(run(world, run_id), p(strategy, **change), trained, model(run_id))
+        world.endpoint.config, world.endpoint.variants = f"{config}-ab", 2
+    return releases.write_release(
+        run(world, run_id), p(strategy, **change), trained, model(run_id), world.endpoint.config
+    )
 
 
 def pointer(world: SimpleNamespace) -> dict[str, Any]:
@@ -78,6 +80,17 @@ def test_each_release_knows_the_one_before(world) -> None:
     assert release(world, "m1")["previous"] is None
     assert release(world, "m2")["previous"] == "m1"
     assert release(world, "m2") == pointer(world), "a repetition changes nothing"
+
+
+def test_the_same_release_on_another_configuration(world) -> None:
+    release(world, "m1")
+    before = release(world, "m2")
+    found = release(world, "m2", config="fraud-m2-larger")
+    assert found == before | {"endpoint_config": "fraud-m2-larger"} == pointer(world)
+    release(world, "m3")
+    rollback.rollback(run(world, "x"), "fraud")
+    assert world.endpoint.config == "fraud-m2-larger", "the way back is to what was in service last"
+    assert (pointer(world)["run_id"], pointer(world)["previous"]) == ("m2", "m1")
 
 
 def test_a_test_keeps_the_champion(world, monkeypatch) -> None:

@@ -224,3 +224,37 @@ def test_no_kernel_survives(house, tmp_path, by):
     while psutil.pid_exists(kernel) and time.monotonic() < end:
         time.sleep(0.2)
     assert not psutil.pid_exists(kernel)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the runner has others do after a step, in order."""
+    calls = []
+    for name in ("report", "finished", "failed"):
+        monkeypatch.setattr(runner.outbox, name, lambda run, *given, name=name: calls.append((name, *given[:-1])))
+    monkeypatch.setattr(
+        runner.history_page, "publish", lambda run, folder, echo: calls.append(("publish", folder.name))
+    )
+    return calls
+
+
+def test_a_finished_run_says_so_once_and_its_report_is_published_first(house, told, monkeypatch):
+    monkeypatch.setattr(runner, "REPORT", "02_second")
+    runner.run("local", run_id="r1")
+    steps = ["01_first", "02_second"]
+    assert told == [("publish", "reports"), ("report", steps), ("finished", steps)]
+
+
+def test_a_failed_run_says_which_notebook_and_why(house, told):
+    house("02_second", "raise ValueError('the reason')")
+    with pytest.raises(runner.StepFailed):
+        runner.run("local", run_id="r1")
+    ((kind, step, error),) = told
+    assert (kind, step) == ("failed", "02_second") and error.endswith("ValueError: the reason")
+
+
+def test_a_run_that_takes_too_long_says_so(house, told):
+    house("02_second", "import time\ntime.sleep(60)")
+    with pytest.raises(runner.StepFailed, match="longer than 15 s"):
+        runner.run("local", run_id="r1", only=["02"], timeout=15)
+    assert told == [("failed", "02_second", "The run took longer than 15 s (--timeout) and was stopped.")]

@@ -38,12 +38,16 @@ def valid(operation: str, request: dict[str, Any]) -> str:
 def specified(request: dict[str, Any]) -> dict[str, Any]:
     image = "492215442770.dkr.ecr.eu-central-1.amazonaws.com/sagemaker-scikit-learn:1.9-0-cpu-py3"
     model = {"PrimaryContainer": {"Image": image, "ModelDataUrl": "s3://b/m.tar.gz"}}
-    return specification.specify(request, {"fraud-champion": model, "fraud-run-1": model})
+    return specification.specify(request, {"theirs": model, "ours": model})
+
+
+def endpoint_config(given: SimpleNamespace, run_id: str = "run-1", ours: str = "ours") -> dict[str, Any]:
+    return strategies.endpoint_config(given, "bucket", run_id, ours, "theirs")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_sagemaker_would_take_the_endpoint_config(strategy: str) -> None:
-    request = strategies.endpoint_config(p(strategy=strategy), "bucket", "run-1", "champion")
+    request = endpoint_config(p(strategy=strategy))
     assert not valid("CreateEndpointConfig", request)
     specification.check_config(request)
 
@@ -55,7 +59,7 @@ def test_sagemaker_would_take_the_deployment_config(strategy: str, waits: tuple[
     given = p(strategy=strategy, canary_percent=percent, wait_seconds=waits[0], termination_wait_seconds=waits[1])
     config = strategies.deployment_config(given, ["a", "b"])
     assert not valid("UpdateEndpoint", {"EndpointName": "e", "EndpointConfigName": "c", "DeploymentConfig": config})
-    fleet = specified(strategies.endpoint_config(given, "bucket", "run-1", ""))
+    fleet = specified(endpoint_config(given))
     specification.check_deployment(config, fleet, fleet)
     policy = config["BlueGreenUpdatePolicy"]
     longest = (100 // percent if strategy == "linear" else 1) * waits[0] + waits[1]
@@ -64,27 +68,40 @@ def test_sagemaker_would_take_the_deployment_config(strategy: str, waits: tuple[
 
 
 def test_a_test_gives_the_challenger_its_share() -> None:
-    request = strategies.endpoint_config(p(strategy="ab_test", traffic_percent=25), "b", "run-1", "champion")
+    request = endpoint_config(p(strategy="ab_test", traffic_percent=25))
     shares = {v["ModelName"]: (v["VariantName"], v["InitialVariantWeight"]) for v in request["ProductionVariants"]}
-    assert shares == {"fraud-champion": ("AllTraffic", 75.0), "fraud-run-1": ("Challenger", 25.0)}
-    request = strategies.endpoint_config(p(strategy="shadow", traffic_percent=25), "b", "run-1", "champion")
+    assert shares == {"theirs": ("AllTraffic", 75.0), "ours": ("Challenger", 25.0)}
+    request = endpoint_config(p(strategy="shadow", traffic_percent=25))
     (production,), (shadow,) = request["ProductionVariants"], request["ShadowProductionVariants"]
-    assert (production["ModelName"], shadow["ModelName"]) == ("fraud-champion", "fraud-run-1")
+    assert (production["ModelName"], shadow["ModelName"]) == ("theirs", "ours")
     assert shadow["InitialVariantWeight"] / production["InitialVariantWeight"] == 0.25
     assert shadow["VariantName"] == "Shadow"
 
 
 def test_the_key_encrypts_disks_and_captures(place: SimpleNamespace) -> None:
     place.kms_key_arn = "arn:aws:kms:eu-central-1:000000000000:key/1"
-    request = strategies.endpoint_config(p(), "b", "run-1", "")
+    request = endpoint_config(p())
     assert request["KmsKeyId"] == request["DataCaptureConfig"]["KmsKeyId"] == place.kms_key_arn
 
 
 def test_a_name_tells_one_deployment_from_another_and_fits() -> None:
     given = [p(strategy=s, traffic_percent=share) for s in STRATEGIES for share in (5, 100)]
-    names = [strategies.config_name(one, "r" * 40) for one in given]
+    names = [endpoint_config(one, "r" * 40)["EndpointConfigName"] for one in given]
     assert len(set(names)) == 1 + 2 + 2  # promoting ends in the same configuration, however it got there
+    names.append(strategies.named("fraud-" + "r" * 40, {}))
     assert all(re.fullmatch("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name) for name in names)
+
+
+def test_the_name_follows_the_content_alone(place: SimpleNamespace) -> None:
+    def name(**change: Any) -> str:
+        return endpoint_config(p(**change))["EndpointConfigName"]
+
+    first = name()
+    assert first == name() == name(wait_seconds=1, canary_percent=10, strategy="linear")
+    others = [name(instance_count=3), name(instance_type="ml.m5.4xlarge"), name(capture_percentage=1)]
+    others.append(endpoint_config(p(), ours="another")["EndpointConfigName"])
+    place.kms_key_arn = "arn:aws:kms:eu-central-1:000000000000:key/1"
+    assert len({first, name(), *others}) == 6
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Server:
             return web.json_response({"status": error.status, "detail": error.detail}, status=error.status)
         self.bodies.append(json.loads(body))
         scores = [{"fraud_probability": min(1.0, row["amount"] / 100)} for row in asked.transactions]
-        answer = real.answer_prediction(asked, scores, self.version, 0.5)
+        answer = real.answer_prediction(asked, scores, [self.version] * len(scores), {self.version: 0.5}, self.version)
         if self.behave and len(self.bodies) % self.every == 0:
             answer = self.behave(answer)
         return answer if isinstance(answer, web.Response) else web.json_response(answer)

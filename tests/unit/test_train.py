@@ -84,6 +84,17 @@ def test_the_baseline_describes_the_training_rows(job):
     assert baseline["features"]["card"]["missing"] == rows.count(None)
 
 
+def test_the_baseline_knows_how_right_the_model_was(job):
+    known, metrics = job.read("baseline.json")["performance"], job.read("metrics.json")
+    assert (known["n"], known["threshold"]) == (metrics["n_validation"], metrics["decision_threshold"])
+    assert known["fraud_rate"] == metrics["fraud_rate_validation"]
+    assert known["recall"] == metrics["at_threshold"]["recall"]
+    assert known["precision"] == metrics["at_threshold"]["precision"]
+    assert known["auc"] == pytest.approx(metrics["auc"], abs=1e-3)
+    assert known["average_precision"] == pytest.approx(metrics["average_precision"], abs=1e-2)
+    assert known["delay_days"] == 0 and sum(known["scored"]) == metrics["n_validation"]
+
+
 def test_progress_can_be_read_by_the_metric_definitions(channel, tmp_path):
     environment = os.environ | {"SM_CHANNEL_TRAIN": str(channel), "SM_MODEL_DIR": str(tmp_path / "model")}
     command = [sys.executable, str(SRC / "train.py"), *kit.FAST, "--num_boost_round", "100"]

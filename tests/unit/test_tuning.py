@@ -48,14 +48,16 @@ def test_the_same_seed_tries_the_same(channel, tmp_path, monkeypatch):
     assert first["tuned"] == again["tuned"]
 
 
-def test_the_grading_rows_are_not_looked_at(channel, tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_trials", ["0", "4"])
+def test_the_grading_rows_are_not_looked_at(channel, tmp_path, monkeypatch, n_trials):
     """Other labels in the newest fifth change the figures, and neither the trials nor the trees."""
     rows = kit.table(3_000)
     label = rows["__label"].to_numpy().copy()
     label[2_400:] = label[2_400:][::-1]
     turned = rows.set_column(2, "__label", kit.pa.array(label, kit.pa.int8()))
     there = kit.put(tmp_path / "in", kit.history(turned))
-    first = tuned(monkeypatch, tmp_path / "a", channel, "--n_trials", "4")
-    second = tuned(monkeypatch, tmp_path / "b", there, "--n_trials", "4")
+    given = ("--n_trials", n_trials, "--min_child_weight", "1")  # without trials, the ridge alone is chosen
+    first = tuned(monkeypatch, tmp_path / "a", channel, *given)
+    second = tuned(monkeypatch, tmp_path / "b", there, *given)
     assert first["tuned"] == second["tuned"] and first["trees_sha256"] == second["trees_sha256"]
     assert first["auc"] != second["auc"]

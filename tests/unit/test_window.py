@@ -2,13 +2,17 @@
 
 import datetime as dt
 import uuid
+from dataclasses import replace
+from unittest.mock import ANY
 
 import pytest
 
-from fraud.capture import encode_line
+from fraud.capture import encode_line, parse_file
 from fraud.drift import build_baseline
+from fraud.errors import DataError
+from fraud.hours import Hour, hour_key, hours_of
 from fraud.schema import Feature, Schema
-from fraud.window import read_window
+from fraud.window import read_window, stored_window
 
 SCHEMA = Schema((Feature("amount", "number", True), Feature("card", "category", False, ("visa",))))
 BASELINE = build_baseline({"amount": [1.0, 2.0, 3.0], "card": ["visa"] * 3}, SCHEMA, [0.1] * 3, "run-1")
@@ -115,3 +119,113 @@ def test_an_empty_window_reads_nothing():
     bucket.capture(MIDNIGHT, [MIDNIGHT])
     assert bucket.window(MIDNIGHT, MIDNIGHT).sketch.n == 0
     assert bucket.listed == []
+
+
+# ------------------------------------------------------------------------------------------------ counted hours
+
+
+def counted(bucket, hour, keys, *, model="run-1", share=1.0):
+    """Count objects into an hour, as the drift check does, and keep it in the bucket."""
+    one = Hour(BASELINE, SCHEMA, hour)
+    one.heavy_share = share
+    for key in keys:
+        one.take(key, "", *parse_file(bucket.objects[key], key, SCHEMA))
+    bucket.objects[hour_key("fraud", model, hour)] = one.to_json().encode()
+
+
+def stored(bucket, start, end, **given):
+    return stored_window(bucket.list_keys, bucket.read_bytes, "fraud", "run-1", start, end, BASELINE, SCHEMA, **given)
+
+
+def test_what_is_counted_is_not_read_again():
+    bucket = Bucket()
+    before = bucket.capture(MIDNIGHT - 60, [MIDNIGHT + 5])
+    keys = [bucket.capture(MIDNIGHT + k, [MIDNIGHT + k, MIDNIGHT + 7200]) for k in range(3)]
+    later = bucket.capture(MIDNIGHT + 3700, [MIDNIGHT + 3701], junk=b"x\n")
+    counted(bucket, MIDNIGHT, keys[:2])
+    found = stored(bucket, MIDNIGHT + 900, MIDNIGHT + 3601)  # whole hours
+    read = [key for key in bucket.read if key.startswith("data-capture/")]
+    assert read == [keys[2], later]
+    assert (found.sketch.n, found.files, found.unreadable, found.problems) == (
+        7,
+        4,
+        1,
+        [(later, 2, "the line is no JSON")],
+    )
+    assert before not in bucket.read
+
+
+def test_an_hour_is_the_same_counted_or_read():
+    bucket = Bucket()
+    keys = [bucket.capture(MIDNIGHT + k, [MIDNIGHT + k] * 5, junk=b"?\n") for k in range(4)]
+    anew = stored(bucket, MIDNIGHT, MIDNIGHT + 3600)
+    for part in (keys[:1], keys[:3], keys):
+        counted(bucket, MIDNIGHT, part)
+        assert stored(bucket, MIDNIGHT, MIDNIGHT + 3600) == replace(anew, sketch=ANY)
+        assert stored(bucket, MIDNIGHT, MIDNIGHT + 3600).sketch.to_json() == anew.sketch.to_json()
+    whole = bucket.window(MIDNIGHT, MIDNIGHT + 3600)
+    assert whole.sketch.to_json() == anew.sketch.to_json()
+
+
+def test_an_hour_of_another_version_is_read_again():
+    bucket = Bucket()
+    keys = [bucket.capture(MIDNIGHT, [MIDNIGHT])]
+    counted(bucket, MIDNIGHT, keys)
+    for document in (b"", b"{}", b"\xff", b'{"schema_version": 9}'):
+        bucket.objects[hour_key("fraud", "run-1", MIDNIGHT)] = document
+        assert stored(bucket, MIDNIGHT, MIDNIGHT + 60).sketch.n == 1
+
+
+def test_the_hour_before_says_what_was_counted():
+    bucket = Bucket()
+    first = bucket.capture(MIDNIGHT - 3600, [MIDNIGHT - 3600])
+    key = bucket.capture(MIDNIGHT, [MIDNIGHT])
+    bucket.objects[key] = bucket.objects[first] + bucket.objects[key]  # the same payment once more
+    counted(bucket, MIDNIGHT - 3600, [first])
+    found = stored(bucket, MIDNIGHT, MIDNIGHT + 60)
+    assert (found.sketch.n, found.repeated) == (1, 1)
+
+
+def test_variants_are_those_of_the_counted_hours_or_as_asked():
+    bucket = Bucket()
+    key = bucket.capture(MIDNIGHT, [MIDNIGHT], variant="challenger")
+    bucket.capture(MIDNIGHT, [MIDNIGHT], variant="challenger")
+    bucket.capture(MIDNIGHT, [MIDNIGHT], variant="Shadow")
+    bucket.capture(MIDNIGHT, [MIDNIGHT])
+    assert stored(bucket, MIDNIGHT, MIDNIGHT + 60).sketch.n == 1
+    assert stored(bucket, MIDNIGHT, MIDNIGHT + 60, variants=["challenger", "Shadow"]).sketch.n == 2
+    counted(bucket, MIDNIGHT, [key])
+    assert stored(bucket, MIDNIGHT, MIDNIGHT + 60).sketch.n == 3
+
+
+def test_a_baseline_of_another_model_is_refused():
+    bucket = Bucket()
+    with pytest.raises(DataError, match=r"The baseline belongs to run-1, not to run-2\."):
+        stored_window(bucket.list_keys, bucket.read_bytes, "fraud", "run-2", 0, 60, BASELINE)
+
+
+def test_a_failed_read_of_a_counted_hour_is_no_empty_hour():
+    bucket = Bucket()
+    counted(bucket, MIDNIGHT, [])
+
+    def fail(key):
+        raise ConnectionError(key)
+
+    with pytest.raises(ConnectionError):
+        stored_window(bucket.list_keys, fail, "fraud", "run-1", MIDNIGHT, MIDNIGHT + 60, BASELINE)
+
+
+def test_repeated_ids_count_once():
+    bucket = Bucket()
+    key = bucket.capture(MIDNIGHT, [MIDNIGHT + 1, MIDNIGHT + 2])
+    bucket.objects[key.replace("000-", "001-")] = bucket.objects[key]
+    found = bucket.window(MIDNIGHT, MIDNIGHT + 60)
+    assert (found.sketch.n, found.repeated) == (2, 2)
+
+
+def test_hours_that_overlap_a_window():
+    assert hours_of(MIDNIGHT, MIDNIGHT) == []
+    assert hours_of(MIDNIGHT, MIDNIGHT + 0.001) == [MIDNIGHT]
+    assert hours_of(MIDNIGHT + 3599, MIDNIGHT + 3601) == [MIDNIGHT, MIDNIGHT + 3600]
+    assert len(hours_of(MIDNIGHT, MIDNIGHT + 86_400)) == 24
+    assert len(hours_of(MIDNIGHT + 1, MIDNIGHT + 86_401)) == 25

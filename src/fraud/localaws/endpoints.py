@@ -293,6 +293,7 @@ class Endpoints(Documents):
 
     async def _watch(self, names: list[str]) -> dict[str, str]:
         await self.router.metrics.report()  # alarms must see the last second, not the last period
+        await self.hosting.embedded.collect()
         return await alarm_states(self.context, names)
 
     def _settled(self, name: str) -> Document:

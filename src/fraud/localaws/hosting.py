@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fraud.localaws.cloudwatch import LogShipper
+from fraud.localaws.embedded_metrics import EmbeddedMetrics
 from fraud.localaws.fleet import Ground
 from fraud.localaws.routing import Router
 from fraud.localaws.wire import AwsError, Context, Operations
@@ -21,6 +22,7 @@ class Hosting:
     def __init__(self, context: Context) -> None:
         self.ground = Ground(context, LogShipper(context))
         self.router = Router(context)
+        self.embedded = EmbeddedMetrics(context)
         self._loops: list[asyncio.Task[Any]] = []
 
     @classmethod
@@ -31,9 +33,10 @@ class Hosting:
         return _BY_STATE[context.state]
 
     def start(self) -> None:
-        """Begin to report metrics and ship logs."""
-        background = self.ground.context.background
-        self._loops = [background(self.router.metrics.run()), background(self.ground.shipper.run())]
+        """Begin to report metrics, to ship logs, and to make metrics of what Lambdas log."""
+        metrics, shipper = self.router.metrics, self.ground.shipper
+        loops = (metrics.run(), shipper.run(), self.embedded.run(metrics.period))
+        self._loops = [self.ground.context.background(loop) for loop in loops]
 
     async def stop(self) -> None:
         """Report and ship what is left."""

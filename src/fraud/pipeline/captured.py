@@ -20,6 +20,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
@@ -261,8 +262,8 @@ class _Reader:
     def _keep(self, batch: Batch, said: list[_Line]) -> None:
         counts = [len(one.ids) for one in said]
         self.batches.append(batch)
-        self.ids.append(pa.array([name for one in said for name in one.ids], pa.string()))
-        self.scores.append(pa.array([score for one in said for score in one.scores], pa.float64()))
+        self.ids.append(columns.arrow([name for one in said for name in one.ids], "text"))
+        self.scores.append(columns.arrow([score for one in said for score in one.scores], "float"))
         self.times.append(np.repeat(np.array([one.time for one in said], np.float64), counts))
         for kept, texts in ((self.models, [one.model for one in said]), (self.variants, [one.variant for one in said])):
             codes = [self.codes.setdefault(text, len(self.codes)) for text in texts]
@@ -285,14 +286,14 @@ class _Reader:
             sent = columns.sent_rows(self.batches, name, everyone)
             known |= True if sent is None else sent
         kept = columns.first_of_each(ids, times, known)
-        texts = pa.array(list(self.codes), pa.string())
+        texts = pl.Series(list(self.codes), dtype=pl.String)
         part = {
             "__id": columns.pick(ids, kept),
-            "__time": pa.array(times[kept]),
+            "__time": columns.arrow(times[kept], "float"),
             "__label": pa.nulls(len(kept), pa.int8()),
             "__score": columns.pick(scores, kept),
-            "__model": pa.DictionaryArray.from_arrays(pa.array(models[kept]), texts).cast(pa.string()),
-            "__variant": pa.DictionaryArray.from_arrays(pa.array(variants[kept]), texts).cast(pa.string()),
+            "__model": columns.arrow(texts.gather(models[kept]), "text"),
+            "__variant": columns.arrow(texts.gather(variants[kept]), "text"),
         }
         models = models[kept]
         used = [code for code in np.unique(models).tolist()]
@@ -307,7 +308,8 @@ class _Reader:
         for name in [*self.types, *fresh]:
             sent = columns.sent_rows(self.batches, name, kept)
             if name in self.types:
-                for code in () if sent is None else set(used) - set(np.unique(models[sent]).tolist()):
+                seen = used if sent is None else np.flatnonzero(np.bincount(models[sent])).tolist()
+                for code in set(used).difference(seen):
                     by_code[code]["absent"].append(name)
                 absent += [] if sent is None or sent.any() else [name]
             elif sent is None or sent.any():
@@ -410,6 +412,6 @@ def _read_csv(texts: list[str], schema: Schema) -> pa.Table | None:
             truths = [columns.TRUTHS.get(text.strip().lower()) for text in coded.dictionary.to_pylist()]
             if None in truths:
                 return None
-            values = pa.array(truths, pa.bool_()).take(coded.indices)
+            values = columns.arrow(truths, "bool").take(coded.indices)
             table = table.set_column(place, feature.name, values)
     return table

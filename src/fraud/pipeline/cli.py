@@ -27,9 +27,13 @@ app = typer.Typer(
 local = typer.Typer(help="AWS on this machine: start, look at and stop it.", no_args_is_help=True)
 infra = typer.Typer(help="Deploy infra/app.yml: bucket, API, Lambdas, schedule, alarms.", no_args_is_help=True)
 history = typer.Typer(help="The labelled history in raw/.", no_args_is_help=True)
+dashboard = typer.Typer(help="What the endpoint and the loop are doing, in charts.", no_args_is_help=True)
+drift = typer.Typer(help="The governor of retrainings: stop it, let it go on, see what it did.", no_args_is_help=True)
 app.add_typer(local, name="local")
 app.add_typer(infra, name="infra")
 app.add_typer(history, name="history")
+app.add_typer(drift, name="drift")
+app.add_typer(dashboard, name="dashboard")
 
 ENV = Annotated[str, typer.Option(envvar="FRAUD_ENV", help="Folder of params/: local, staging or prod.")]
 
@@ -147,6 +151,71 @@ def rollback_command(
 
     _say("Moving the traffic back …")
     _say(rollback.rollback(Run(where().bucket, "rollback"), endpoint, to))
+
+
+@drift.command("pause")
+def drift_pause(
+    reason: Annotated[str, typer.Option(help="Why; shown to everybody with your name.")],
+    endpoint: Annotated[str, typer.Option(help="Endpoint whose retrainings stop.")] = "fraud",
+) -> None:
+    """Stop retrainings that drift would start. Checks and reports go on, and a run that is under way ends as it will.
+
+    Example: fraud drift pause --reason "chargebacks of this week are late"
+    """
+    from fraud.pipeline import governing
+    from fraud.pipeline.runs import now
+
+    _say(governing.pause(governing.bucket(), endpoint, reason, governing.who(), now()))
+
+
+@drift.command("resume")
+def drift_resume(
+    endpoint: Annotated[str, typer.Option(help="Endpoint whose retrainings go on.")] = "fraud",
+) -> None:
+    """End a pause. The next check that finds drift may start a retraining."""
+    from fraud.pipeline import governing
+    from fraud.pipeline.runs import now
+
+    _say(governing.resume(governing.bucket(), endpoint, governing.who(), now()))
+
+
+@drift.command("status")
+def drift_status(
+    endpoint: Annotated[str, typer.Option(help="Endpoint whose governor it is.")] = "fraud",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show whether retraining is paused, by whom and why, the last start, what the limits allow, the last decisions."""
+    from fraud.pipeline import governing
+    from fraud.pipeline.runs import now
+
+    found = governing.status(governing.bucket(), endpoint, now())
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(governing.in_lines(found, now())))
+
+
+@drift.command("history")
+def drift_history(
+    endpoint: Annotated[str, typer.Option(help="Endpoint whose governor it is.")] = "fraud",
+    last: Annotated[int, typer.Option(help="How many decisions.", min=1, max=1000)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: the records themselves.")] = False,
+) -> None:
+    """List the governor's decisions, newest first: when, verdict, what it did, and every reason in words."""
+    from fraud.pipeline import governing
+
+    found = governing.history(governing.bucket(), endpoint, last)
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(governing.decisions_in_lines(found)))
+
+
+@app.command("reports")
+def reports_command(
+    endpoint: Annotated[str, typer.Option(help="Endpoint whose drift reports they are.")] = "fraud",
+    most: Annotated[int, typer.Option(help="How many of the newest to bring.", min=0, max=200)] = 10,
+) -> None:
+    """Bring the newest drift reports to reports/ and write reports/index.html, which lists them all."""
+    from fraud.pipeline import history_page, runner
+    from fraud.pipeline.storage import Storage
+    from fraud.pipeline.where import where
+
+    typer.echo(history_page.bring(Storage(where().bucket), endpoint, runner.REPORTS, most))
 
 
 @app.command("params")
@@ -269,8 +338,11 @@ def infra_deploy(
     Example: fraud infra deploy --env prod --set ReportFrom=drift@example.com --set ReportTo=team@example.com
     """
     from fraud.pipeline.infra import deploy_stack
+    from fraud.pipeline.mail_addresses import check_settings
 
-    outputs = deploy_stack(f"fraud-loop-{env}", env, _pairs(setting, "--set"), echo=_say)
+    settings = _pairs(setting, "--set")
+    check_settings(settings)
+    outputs = deploy_stack(f"fraud-loop-{env}", env, settings, echo=_say)
     typer.echo(json.dumps(outputs, indent=1))
 
 
@@ -288,6 +360,34 @@ def infra_destroy(env: ENV = "staging") -> None:
     from fraud.pipeline.infra import destroy_stack
 
     destroy_stack(f"fraud-loop-{env}", echo=_say)
+
+
+@dashboard.command("show")
+def dashboard_show(
+    env: ENV = "local",
+    hours: Annotated[float, typer.Option(help="How far back to look (hours).", min=0.25, max=24 * 90)] = 24.0,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("reports/dashboard.html"),
+) -> None:
+    """Draw the dashboard and the alarms from CloudWatch into one HTML page, for whoever has no console at hand.
+
+    Example: fraud dashboard show --hours 3
+    """
+    from fraud.pipeline import dashboard_page
+    from fraud.pipeline.infra import stack_outputs
+
+    outputs = stack_outputs(f"fraud-loop-{env}")
+    queue = outputs["DriftDeadLetterUrl"].rsplit("/", 1)[-1]
+    names = {"endpoint": outputs["EndpointName"], "pipeline": outputs["PipelineName"], "queue": queue}
+    _say(f"Wrote {dashboard_page.write(out, names, hours)}")
+
+
+@dashboard.command("render")
+def dashboard_render() -> None:
+    """Write infra/dashboards/ anew, after a change of the panels or of an alarm's threshold."""
+    from fraud.pipeline import dashboard_files
+
+    for path in dashboard_files.render():
+        _say(f"Wrote {path}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

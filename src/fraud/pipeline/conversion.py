@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from fraud.errors import DataError
 from fraud.pipeline.clock import Clock, first
-from fraud.pipeline.columns import describe
+from fraud.pipeline.columns import describe, encoding
 from fraud.pipeline.ids import Ids, write_ids
 from fraud.pipeline.roles import RESERVED, Roles, find_leaks
 from fraud.pipeline.tables import Table
@@ -229,7 +229,7 @@ def _group(
     state: _Pass, chunk: pa.Table, table: Table, roles: Roles, clock: Clock, source_id: str, latest: float
 ) -> pa.Table:
     """Check some rows, count what is in them and give them the ledger's columns."""
-    offset = state.rows
+    offset, chunk = state.rows, chunk.combine_chunks()  # one piece a column, as it is written
     label = _labels(_series(chunk, roles.target), table.name, offset)
     ids = _ids(chunk, table.name, roles.id, offset, source_id)
     if roles.time:
@@ -303,9 +303,7 @@ class _Writer:
     def add(self, group: pa.Table) -> None:
         """Write a row group."""
         if self._writer is None:
-            texts = [item.name for item in group.schema if item.type == pa.string() and item.name != "__id"]
-            options = {"compression": "zstd", "use_dictionary": texts, "write_statistics": ["__time"]}
-            self._writer = pq.ParquetWriter(self._path("part"), group.schema, **options)
+            self._writer = pq.ParquetWriter(self._path("part"), group.schema, **encoding(group))
         self._writer.write_table(group)
         self._ids.append(group["__id"])
         self.rows += group.num_rows

@@ -14,7 +14,7 @@ import orjson
 from botocore.exceptions import ClientError
 
 from fraud.errors import DeploymentError, ParameterError, QualityGateError
-from fraud.pipeline import strategies
+from fraud.pipeline import strategies, trial
 from fraud.pipeline.probing import Probes
 from fraud.pipeline.runs import Run
 from fraud.pipeline.training import read_model
@@ -40,8 +40,8 @@ def describe(endpoint_name: str) -> dict[str, Any] | None:
 def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
     """Check the archive before anything serves it.
 
-    Its hashes must be those that 02 recorded, and a child process must load it and score the golden rows exactly as
-    training did.
+    Its hashes must be those that 02 recorded, a child process must load the model and score the golden rows exactly as
+    training did, and so must another one by the archive's own ``inference.py``.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     DeploymentError
-        When a hash or a score differs, or the model does not load.
+        When a hash or a score differs, the model does not load, or its code does not answer.
     """
     model = read_model(run, trained["model_uri"])
     for name in ("archive_sha256", "model_sha256"):
@@ -75,11 +75,12 @@ def verify_model(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
             loaded = model_file.load(Path(folder), trained["model_sha256"])
         except QualityGateError as error:
             raise DeploymentError(f"The model of {run.run_id} must not be served: {error}") from error
+    trial.check_code(model, run.run_id)
     return model | {"offline": model["golden"]["scores"], "loaded": loaded}
 
 
 def _create(call: Callable[..., Any], **request: Any) -> None:
-    """Create a resource; one of the same name is what an earlier attempt of this run made."""
+    """Create a resource; one of the same name has the same content, and an earlier attempt made it."""
     try:
         call(**request)
     except ClientError as error:
@@ -100,18 +101,31 @@ class Deployment:
     probes : list of dict
         As `Probes.taken`; empty the first time.
     seconds : float
-        Until the endpoint was in service.
+        Until the endpoint was in service, or back.
+    problem : str
+        Why the former model answers on; empty when the new one does.
     """
 
     endpoint_config: str
     previous_config: str
     probes: list[dict[str, Any]]
     seconds: float
+    problem: str = ""
 
     @property
     def n_failed(self) -> int:
         """Probes that got no answer."""
         return sum(not probe["ok"] for probe in self.probes)
+
+    def check(self) -> None:
+        """Stop here when the update was sent back: its probes are to be seen first.
+
+        Raises
+        ------
+        DeploymentError
+        """
+        if self.problem:
+            raise DeploymentError(self.problem)
 
 
 def deploy(
@@ -135,21 +149,65 @@ def deploy(
     Returns
     -------
     Deployment
+        Also when an update was sent back; `Deployment.check` raises that.
 
     Raises
     ------
     DeploymentError
-        When the endpoint failed or rolled back; the former model answers on.
+        When nothing was begun, or the endpoint is new and failed.
     ParameterError
         When the strategy cannot be used here.
     """
     strategies.check(p, champion, run.run_id)
     if p.sticky_column and p.sticky_column not in model["loaded"].schema.known:
         raise ParameterError(f"sticky_column is {p.sticky_column!r}, which is no field of a transaction.")
-    name = strategies.config_name(p, run.run_id)
-    here, sagemaker = where(), client("sagemaker")
+    sagemaker = client("sagemaker")
     began = time.monotonic()
     before = _settled(p.endpoint_name)
+    served = _model(run, p, trained, model)
+    _create(sagemaker.create_model, **served)
+    theirs = _model_on(champion["endpoint_config"]) if p.strategy in strategies.TESTS and champion else ""
+    request = strategies.endpoint_config(p, run.bucket, run.run_id, served["ModelName"], theirs)
+    _create(sagemaker.create_endpoint_config, **request)
+    name = request["EndpointConfigName"]
+    probes = Probes(p.endpoint_name, model["golden"]["transactions"], p.probe_interval_ms / 1000)
+    problem = ""
+    try:
+        if before is None:
+            sagemaker.create_endpoint(EndpointName=p.endpoint_name, EndpointConfigName=name)
+            _wait(p.endpoint_name, name)
+        elif before["EndpointConfigName"] != name:
+            _update(p, before, name, champion, probes)
+        _check_capture(p)
+    except DeploymentError as error:
+        if not probes.taken:
+            raise
+        problem = str(error)
+    previous = before["EndpointConfigName"] if before else ""
+    return Deployment(name, previous, probes.taken, time.monotonic() - began, problem)
+
+
+def _update(
+    p: SimpleNamespace, before: dict[str, Any], name: str, champion: dict[str, Any] | None, probes: Probes
+) -> None:
+    """Move an endpoint to a configuration as the strategy says, probing all the while."""
+    alarms = strategies.alarm_names(p.endpoint_name)
+    with probes:
+        if p.strategy in strategies.TESTS:
+            _move(p.endpoint_name, name)
+            _watch(p, alarms, before["EndpointConfigName"])
+            return
+        at = before["EndpointConfigName"]  # not always the release's: a rollback may have ended half way
+        if strategies.under_test(before) and champion:
+            at = champion["endpoint_config"]
+            _move(p.endpoint_name, at)
+        if at != name:
+            _move(p.endpoint_name, name, DeploymentConfig=strategies.deployment_config(p, alarms))
+
+
+def _model(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """Request of CreateModel."""
+    here = where()
     environment = {
         "SAGEMAKER_PROGRAM": "inference.py",
         "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
@@ -157,30 +215,14 @@ def deploy(
         "MODEL_SHA256": model["model_sha256"],
     }
     container = {"Image": here.image_uri, "ModelDataUrl": trained["model_uri"], "Environment": environment}
-    role = p.role_arn or here.serve_role_arn
-    _create(sagemaker.create_model, ModelName=f"fraud-{run.run_id}", ExecutionRoleArn=role, PrimaryContainer=container)
-    request = strategies.endpoint_config(p, run.bucket, run.run_id, champion["run_id"] if champion else "")
-    _create(sagemaker.create_endpoint_config, **request)
-    probes = Probes(p.endpoint_name, model["golden"]["transactions"], p.probe_interval_ms / 1000)
-    if before is None:
-        sagemaker.create_endpoint(EndpointName=p.endpoint_name, EndpointConfigName=name)
-        _wait(p.endpoint_name, name)
-    elif before["EndpointConfigName"] != name:
-        alarms = strategies.alarm_names(p.endpoint_name)
-        with probes:
-            if p.strategy in strategies.TESTS:
-                _move(p.endpoint_name, name)
-                _watch(p, alarms, before["EndpointConfigName"])
-            else:
-                at = before["EndpointConfigName"]  # not always the release's: a rollback may have ended half way
-                if strategies.under_test(before) and champion:
-                    at = champion["endpoint_config"]
-                    _move(p.endpoint_name, at)
-                if at != name:
-                    _move(p.endpoint_name, name, DeploymentConfig=strategies.deployment_config(p, alarms))
-    _check_capture(p)
-    previous = before["EndpointConfigName"] if before else ""
-    return Deployment(name, previous, probes.taken, time.monotonic() - began)
+    content = {"ExecutionRoleArn": p.role_arn or here.serve_role_arn, "PrimaryContainer": container}
+    return {"ModelName": strategies.named(f"fraud-{run.run_id}", content)} | content
+
+
+def _model_on(config: str) -> str:
+    """SageMaker's name of the model that a configuration promoted."""
+    found = client("sagemaker").describe_endpoint_config(EndpointConfigName=config)
+    return str(found["ProductionVariants"][0]["ModelName"])
 
 
 def _move(endpoint_name: str, config: str, **how: Any) -> None:

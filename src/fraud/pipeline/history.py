@@ -26,7 +26,7 @@ from fraud.pipeline.storage import Item, Storage, join
 from fraud.pipeline.tables import ENDINGS, Table
 
 RAW, LEDGER = "raw/", "ledger/history/"
-FORMAT = 2  # of the parts; a change converts all sources anew
+FORMAT = 3  # of the parts; a change converts all sources anew
 
 
 @dataclass

@@ -6,8 +6,10 @@ The Lambdas talk to the same AWS as whoever deploys them: addresses in botocore'
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,10 +24,12 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
 from fraud.errors import ParameterError, PlatformError
+from fraud.pipeline.dashboard_files import in_cloudformation
 from fraud.pipeline.parameters import ROOT, resolve
 from fraud.pipeline.where import client, region
 
 TEMPLATE = ROOT / "infra" / "app.yml"
+NO_DASHBOARD = re.compile(r"^ +DashboardBody: .*$", re.MULTILINE)
 BUNDLE = ROOT / "lambdas" / "bundle.py"
 CODE_KEYS = {"inference": "InferenceCodeKey", "drift_check": "DriftCodeKey"}
 LIMIT_SECONDS = 1800
@@ -55,6 +59,15 @@ _Template.add_multi_constructor("!", lambda loader, suffix, node: None)
 def template_parameters() -> list[str]:
     """Names of the parameters that ``infra/app.yml`` takes."""
     return list(yaml.load(TEMPLATE.read_text(encoding="utf-8"), _Template)["Parameters"])
+
+
+def template() -> str:
+    """``infra/app.yml`` with the dashboard of ``infra/dashboards/cloudwatch.json`` in its place."""
+    body = f"      DashboardBody: !Sub |\n        {in_cloudformation()}"
+    text, count = NO_DASHBOARD.subn(lambda found: body, TEMPLATE.read_text(encoding="utf-8"))
+    if count != 1:
+        raise PlatformError(f"infra/app.yml has {count} lines that begin with DashboardBody; it must have one.")
+    return text
 
 
 def endpoint_url(service: str) -> str:
@@ -125,7 +138,9 @@ def deploy_stack(
     if "EndpointName" not in values:
         values["EndpointName"] = str(resolve(env, ["03_deploy"])["03_deploy"]["endpoint_name"])
     with _aws("Uploading the Lambdas"), tempfile.TemporaryDirectory() as folder:
-        values |= _upload(_bundle(env, Path(folder)), say)
+        bundles, owner = _bundle(env, Path(folder)), _code_bucket(say)
+        values |= _upload(bundles, owner, say)
+        template_url = _upload_template(owner)
     with _aws(f"Deploying the stack {stack_name}"):
         stack = _settled(stack_name)
         if stack and stack["StackStatus"] in NEVER_WAS:
@@ -137,7 +152,7 @@ def deploy_stack(
         token = f"deploy-{uuid.uuid4()}"
         request: dict[str, Any] = {
             "StackName": stack_name,
-            "TemplateBody": TEMPLATE.read_text(encoding="utf-8"),
+            "TemplateURL": template_url,
             "Parameters": [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()]
             + [{"ParameterKey": name, "UsePreviousValue": True} for name in keep],
             "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
@@ -179,19 +194,23 @@ def _bundle(env: str, folder: Path) -> dict[str, Path]:
     return {name: Path(path) for name, path in json.loads(done.stdout).items()}
 
 
-def _upload(bundles: Mapping[str, Path], say: Echo) -> dict[str, str]:
-    """Put the zip files where CloudFormation finds them; the name carries the content, so it is put once."""
+def _code_bucket(say: Echo) -> dict[str, str]:
+    """The bucket of what CloudFormation reads, made when missing; as S3's own arguments."""
     s3 = client("s3")
     account = client("sts").get_caller_identity()["Account"]
-    bucket = f"fraud-loop-code-{account}-{region()}"
-    owner = {"Bucket": bucket, "ExpectedBucketOwner": account}
+    owner = {"Bucket": f"fraud-loop-code-{account}-{region()}", "ExpectedBucketOwner": account}
     if not _exists(s3.head_bucket, **owner):
-        say(f"Creating the bucket {bucket} …")
+        say(f"Creating the bucket {owner['Bucket']} …")
         place = {} if region() == "us-east-1" else {"LocationConstraint": region()}
-        s3.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": place} if place else {}))
+        s3.create_bucket(Bucket=owner["Bucket"], **({"CreateBucketConfiguration": place} if place else {}))
         blocked = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
         s3.put_public_access_block(PublicAccessBlockConfiguration=dict.fromkeys(blocked, True), **owner)
-    found = {"CodeBucket": bucket}
+    return owner
+
+
+def _upload(bundles: Mapping[str, Path], owner: Mapping[str, str], say: Echo) -> dict[str, str]:
+    """Put the zip files where CloudFormation finds them; the name carries the content, so it is put once."""
+    s3, found = client("s3"), {"CodeBucket": owner["Bucket"]}
     for name, path in bundles.items():
         key = f"lambdas/{path.name}"
         if not _exists(s3.head_object, Key=key, **owner):
@@ -199,6 +218,14 @@ def _upload(bundles: Mapping[str, Path], say: Echo) -> dict[str, str]:
             s3.put_object(Key=key, Body=path.read_bytes(), **owner)
         found[CODE_KEYS[name]] = key
     return found
+
+
+def _upload_template(owner: Mapping[str, str]) -> str:
+    """Put the template there too, and return its address: with the dashboard it is too long for a request."""
+    s3, body = client("s3"), template().encode()
+    key = f"templates/app-{hashlib.sha256(body).hexdigest()[:16]}.yml"
+    s3.put_object(Key=key, Body=body, **owner)
+    return f"{s3.meta.endpoint_url.rstrip('/')}/{owner['Bucket']}/{key}"
 
 
 def _exists(head: Callable[..., Any], **request: Any) -> bool:

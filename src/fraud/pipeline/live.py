@@ -28,7 +28,7 @@ from fraud.pipeline.storage import Item, Storage, join
 from fraud.schema import Schema
 
 CAPTURE, LEDGER = "data-capture/", "ledger/live/"
-FORMAT = 2  # of the parts; a change converts all objects of a window anew
+FORMAT = 3  # of the parts; a change converts all objects of a window anew
 HOUR = 3600.0
 INDEXED = ("__id", "__time", "__score", "__model", "__variant")
 COLUMNS = {
@@ -288,8 +288,9 @@ def _merge_profiles(abouts: list[dict[str, Any]], rows: int) -> dict[str, Any]:
         for name in columns.keys() - about["profile"].keys():
             columns[name]["nulls"] += about["rows"]
         for name, one in about["profile"].items():
-            fresh = {"nulls": filled, "texts": Counter(), "retyped": 0}
-            into = columns.setdefault(name, fresh)
+            into = columns.get(name)
+            if into is None:
+                into = columns[name] = {"nulls": filled, "texts": Counter(), "retyped": 0}
             into["nulls"] += one["nulls"]
             into["retyped"] += about["retyped"].get(name, 0)
             if "least" in one:

@@ -28,6 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fraud.pipeline.columns import encoding
 from fraud.pipeline.storage import Item, Storage, join
 
 WORKERS = 8  # objects under way at once: the time goes into waiting for S3
@@ -283,7 +284,5 @@ def _keep(storage: Storage, key: str, body: bytes) -> bytes:
 def to_parquet(table: pa.Table) -> bytes:
     """Write a table; the same rows give the same bytes."""
     buffer = io.BytesIO()
-    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    statistics = [name for name in ("__time",) if name in table.column_names]
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=texts, write_statistics=statistics)
+    pq.write_table(table, buffer, **encoding(table))
     return buffer.getvalue()

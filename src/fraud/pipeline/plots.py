@@ -11,7 +11,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from fraud.pipeline.plaintext import shown
 
 TRAINED, LIVE, OVER, CHAMPION = "#8a94a0", "#2f6fb5", "#c0392b", "#b7bec6"
 
@@ -26,10 +27,8 @@ def prepared(ax: Axes | None, width: float = 7.2, height: float = 3.0) -> Axes:
 
 
 def plain(text: object, width: int = 28) -> str:
-    """Data as a label: shortened, and never read as mathematics."""
-    shown = str(text)
-    shown = shown if len(shown) <= width else shown[: width - 1] + "…"
-    return shown.replace("$", r"\$")
+    """Data as a label: shortened, nothing hidden in it, and never read as mathematics."""
+    return shown(text, width).replace("$", r"\$")
 
 
 def say_nothing(ax: Axes, text: str) -> None:
@@ -118,107 +117,6 @@ def plot_served_against_offline(offline: Sequence[float], served: Sequence[float
         say_nothing(ax, "nothing was served")
     ax.set_xlabel("score at training")
     ax.set_ylabel("score served")
-    return ax
-
-
-def plot_rules(rules: Sequence[Mapping[str, Any]], top: int = 15, ax: Axes | None = None) -> Axes:
-    """How far each drift rule is from its threshold; red past it.
-
-    Parameters
-    ----------
-    rules : sequence of mapping
-        ``rules`` of a verdict.
-    top : int
-        How many to draw, the largest share of their threshold first.
-    ax : Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    Axes
-    """
-    share = [(abs(rule["score"]) / rule["threshold"], rule) for rule in rules if rule["score"] is not None]
-    shown = sorted(share, key=lambda item: (item[0], item[1]["feature"]), reverse=True)[:top][::-1]
-    ax = prepared(ax, height=0.9 + 0.24 * max(len(shown), 1))
-    if not shown:
-        say_nothing(ax, "nothing to compare yet")
-        ax.set_yticks([])
-        ax.set_xlim(0, 5)
-    names = [f"{plain(rule['feature'])} · {rule['rule'].replace('_', ' ')}" for _, rule in shown]
-    ax.barh(names, [min(value, 5) for value, _ in shown], color=[OVER if r["fired"] else LIVE for _, r in shown])
-    ax.axvline(1, color="black", lw=0.9, ls="--")
-    ax.set_xlabel("drift score as a multiple of its threshold (cut at 5)")
-    return ax
-
-
-def plot_distributions(panels: Sequence[Mapping[str, Any]]) -> Figure:
-    """Small multiples: share of rows per bin, training grey, live blue.
-
-    Parameters
-    ----------
-    panels : sequence of mapping
-        ``feature``, ``labels``, ``reference`` and ``current`` (shares that sum to 1).
-
-    Returns
-    -------
-    Figure
-    """
-    columns = 3
-    lines = max(1, -(-len(panels) // columns))
-    figure, axes = plt.subplots(lines, columns, figsize=(8.4, 2.1 * lines + 0.5), layout="constrained", squeeze=False)
-    for ax in axes.flat[len(panels) :]:
-        ax.axis("off")
-    for ax, panel in zip(axes.flat, panels, strict=False):
-        prepared(ax)
-        place = np.arange(len(panel["labels"]))
-        ax.bar(
-            place,
-            [100 * value for value in panel["reference"]],
-            width=0.9,
-            color=TRAINED,
-            alpha=0.7,
-            label="trained on",
-        )
-        ax.step(place, [100 * value for value in panel["current"]], where="mid", color=LIVE, lw=1.6, label="live")
-        ax.set_title(plain(panel["feature"]), fontsize=9)
-        step = max(1, len(place) // 4)
-        ax.set_xticks(place[::step], [plain(label, 9) for label in panel["labels"][::step]], fontsize=7, rotation=20)
-        ax.set_ylabel("rows (%)", fontsize=8)
-    if panels:
-        axes.flat[0].legend(frameon=False, fontsize=8)
-    return figure
-
-
-def plot_alert_rate(
-    hours: Sequence[Any], rates: Sequence[float], reference: float | None, ax: Axes | None = None
-) -> Axes:
-    """Share of live transactions sent to review, by hour, against the share on training rows.
-
-    Parameters
-    ----------
-    hours : sequence of datetime
-        Beginning of each hour, UTC.
-    rates : sequence of float
-        Share at or above the decision threshold.
-    reference : float or None
-        The same share on training rows.
-    ax : Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    Axes
-    """
-    ax = prepared(ax)
-    ax.plot(np.arange(len(hours)), [100 * rate for rate in rates], "o-", ms=4, color=LIVE, label="live")
-    if reference is not None:
-        ax.axhline(100 * reference, color=TRAINED, lw=1, label="on training rows")
-    step = max(1, -(-len(hours) // 6))
-    ax.set_xticks(np.arange(0, len(hours), step), [f"{hour:%d %b %H}h" for hour in hours[::step]])
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("hour (UTC)")
-    ax.set_ylabel("sent to review (%)")
-    ax.legend(frameon=False)
     return ax
 
 

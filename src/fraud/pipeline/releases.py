@@ -20,7 +20,9 @@ def read_release(run: Run, endpoint_name: str) -> dict[str, Any] | None:
     return dict(found) if found else None
 
 
-def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+def write_release(
+    run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any], endpoint_config: str
+) -> dict[str, Any]:
     """Record what is live: immutable files of this release first, then the pointer, by conditional writes.
 
     A test leaves the champion in service: an A/B test is noted beside it, of a shadow no caller hears anything.
@@ -33,6 +35,8 @@ def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: 
         Parameters of 03_deploy.
     trained, model : dict
         What 02_train recorded, and as `fraud.pipeline.deployment.verify_model` returned it.
+    endpoint_config : str
+        Configuration that is in service now.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: 
         "model_data": trained["model_uri"],
         "model_sha256": model["model_sha256"],
         "archive_sha256": model["archive_sha256"],
-        "endpoint_config": f"fraud-{run.run_id}",
+        "endpoint_config": endpoint_config,
         "schema_key": f"{folder}/{run.run_id}/schema.json",
         "baseline_key": f"{folder}/{run.run_id}/baseline.json",
         "decision_threshold": model["metrics"]["decision_threshold"],
@@ -62,10 +66,11 @@ def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: 
         "released_at": iso(now()),
         "previous": before["run_id"] if before else None,
     }
-    if before and before["run_id"] == run.run_id:
-        if "challenger" not in before:
+    if before and before["run_id"] == run.run_id:  # once more; maybe with other instances, or a test of it ended
+        kept = {name: value for name, value in before.items() if name != "challenger"}
+        release = kept | {"endpoint_config": endpoint_config}
+        if release == before:
             return before
-        release = {name: value for name, value in before.items() if name != "challenger"}
     run.storage.put_once(f"{folder}/{run.run_id}/schema.json", dumps(model["schema"]).encode())
     run.storage.put_once(f"{folder}/{run.run_id}/baseline.json", dumps(model["baseline"]).encode())
     if p.strategy == "shadow" and before:
@@ -85,9 +90,24 @@ def write_release(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: 
             return before  # a repetition: the test goes on
         release = before | {"challenger": test}
     else:
-        run.storage.put_once(f"{folder}/{run.run_id}/release.json", dumps(release).encode())
+        _keep(run.storage, f"{folder}/{run.run_id}/release.json", release)
     move_pointer(run.storage, release, etag)
     return release
+
+
+def _keep(storage: Storage, key: str, release: dict[str, Any]) -> None:
+    """Keep what `fraud rollback` returns to: as it was first released, on the configuration it had last.
+
+    Raises
+    ------
+    DeploymentError
+        When another deployment of the same run came between.
+    """
+    body, etag = storage.get_tagged(key) or (b"", "")
+    kept = (dict(orjson.loads(body)) if body else release) | {"endpoint_config": release["endpoint_config"]}
+    wanted = dumps(kept).encode()
+    if wanted != body and not storage.put_if_match(key, wanted, etag):
+        raise DeploymentError(f"Another deployment of {release['run_id']} finished meanwhile; look at {key}.")
 
 
 def read_pointer(storage: Storage, endpoint_name: str) -> tuple[dict[str, Any] | None, str]:

@@ -7,16 +7,20 @@ from typing import Any
 
 import jinja2
 import nh3
+from markupsafe import Markup
+
+from fraud.pipeline.blocks import with_code
 
 TAGS = set(
-    "a b blockquote br caption code col colgroup dd div dl dt em h1 h2 h3 h4 hr i img li ol p pre s small span strong "
-    "sub sup table tbody td tfoot th thead tr ul".split()
+    "a b bdi blockquote br caption code col colgroup dd div dl dt em h1 h2 h3 h4 hr i img li ol p pre s small span "
+    "strong sub sup table tbody td tfoot th thead tr ul".split()
 )
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("fraud.pipeline", "templates"),
     autoescape=jinja2.select_autoescape(["html.j2"]),
     undefined=jinja2.StrictUndefined,
 )
+TEMPLATES.filters["with_code"] = lambda text: Markup(with_code(text))
 ATTRIBUTES = {
     "*": {"class", "title"},
     "a": {"href"},

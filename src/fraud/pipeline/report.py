@@ -1,4 +1,4 @@
-"""What the drift report shows: the verdict that the trigger used, and the counts behind it.
+"""What the drift report is made of: the verdict that the trigger used, and what lies behind it.
 
 The verdict is not made a second time: the drift check's own object is read. Only when there is none yet, or when asked
 to look at this very moment, the same code judges the window here.
@@ -6,26 +6,46 @@ to look at this very moment, the same code judges the window here.
 
 from __future__ import annotations
 
-import datetime as dt
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
-
 from fraud import drift
-from fraud.capture import Record
 from fraud.errors import DataError
 from fraud.moment import iso, seconds
 from fraud.pipeline import scored
+from fraud.pipeline.plaintext import count
 from fraud.pipeline.releases import read_release
+from fraud.pipeline.report_money import Costs, costs_of
 from fraud.pipeline.runs import Run, now
 from fraud.pipeline.strategies import VARIANT
+from fraud.pipeline.verdict_view import modern, summary_of
 from fraud.schema import Schema
-from fraud.window import read_window
+from fraud.window import stored_window
+
+CHECKS = 48  # stored verdicts before this one, for the course of things
+DECISIONS = 24  # of the governor, the newest
+PAYMENTS = 500_000  # of the window looked at one by one, the newest
+CHECK, HERE = "the drift check", "this report"
+
+
+@dataclass
+class Traffic:
+    """Payments of the window one by one, as far as money and truth need them; four columns of one length.
+
+    Attributes
+    ----------
+    time, score, amount : list of float
+        Seconds since 1970; score; size of the amount, NaN where there is none.
+    inference_id : list of str
+    """
+
+    time: list[float] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    amount: list[float] = field(default_factory=list)
+    inference_id: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -35,15 +55,29 @@ class Findings:
     Attributes
     ----------
     verdict : dict
-        The verdict object.
+        The verdict object, in the form of schema version 2.
     source : str
-        ``drift check`` when it was read, ``this report`` when it was made here.
+        ``the drift check`` when it was read, ``this report`` when it was made here.
     baseline : dict
         Of the model the verdict speaks of.
     sketch : Sketch
         Live counts of the window.
     threshold : float
         Score at or above which a payment is reviewed.
+    traffic : Traffic
+        The window's payments.
+    truth : dict
+        By inference id what is known of payments since the window began.
+    costs : Costs or None
+        What reviews and missed frauds cost, as the model's training had it; None when that is not stored.
+    importance : dict of str to float
+        Share of the model's gain by feature; empty when it is not stored.
+    checks : list of dict
+        Summaries of the checks up to this one, the oldest first.
+    decisions : list of dict
+        The governor's records, the newest first.
+    state : dict or None
+        The governor's state.
     """
 
     verdict: dict[str, Any]
@@ -51,13 +85,24 @@ class Findings:
     baseline: dict[str, Any]
     sketch: drift.Sketch
     threshold: float
-    _records: list[Record] = field(default_factory=list)
+    traffic: Traffic = field(default_factory=Traffic)
+    truth: dict[str, Any] = field(default_factory=dict)
+    costs: Costs | None = None
+    importance: dict[str, float] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    state: dict[str, Any] | None = None
+
+    @property
+    def span(self) -> float:
+        """Length of the window (seconds)."""
+        window = self.verdict["window"]
+        return max(0.0, seconds(window["end"]) - seconds(window["start"]))
 
 
-def stored_verdict(run: Run, endpoint_name: str) -> dict[str, Any] | None:
-    """The newest verdict of the drift check; None before the first."""
-    keys = list(run.storage.list_keys(f"drift/{endpoint_name}/verdicts/"))
-    return dict(run.storage.read_json(keys[-1])) if keys else None
+def verdict_keys(run: Run, endpoint_name: str) -> list[str]:
+    """Keys of all stored verdicts, the oldest first."""
+    return list(run.storage.list_keys(f"drift/{endpoint_name}/verdicts/"))
 
 
 def find(run: Run, p: SimpleNamespace) -> Findings:
@@ -82,29 +127,34 @@ def find(run: Run, p: SimpleNamespace) -> Findings:
     release = read_release(run, p.endpoint_name)
     if release is None:
         raise DataError(f"Nothing is deployed at {p.endpoint_name}: run notebooks/03_deploy.ipynb first.")
-    verdict = stored_verdict(run, p.endpoint_name) if p.verdict == "latest" else None
+    keys = verdict_keys(run, p.endpoint_name)[-CHECKS - 1 :]
+    stored = [dict(run.storage.read_json(key)) for key in keys]
+    verdict = stored[-1] if stored and p.verdict == "latest" else None
     model_version = verdict["model_version"] if verdict and verdict["model_version"] else release["model_version"]
     folder = f"releases/{p.endpoint_name}/{model_version}"
     baseline = run.storage.read_json(f"{folder}/baseline.json")
     schema = Schema.from_json(run.storage.get(f"{folder}/schema.json"))
-    released = run.storage.read_json(f"{folder}/release.json")
+    released = run.storage.read_json(f"{folder}/release.json", default=None) or release
     if verdict:
         start, end = seconds(verdict["window"]["start"]), seconds(verdict["window"]["end"])
     else:
         end = now().timestamp()
         start = max(end - 3600 * p.window_hours, seconds(released["released_at"]))
-    window = read_window(
+    policy = verdict["policy"] if verdict else vars(p)
+    window = stored_window(
         run.storage.list_keys,
         run.storage.get,
         p.endpoint_name,
+        model_version,
         start,
         end,
-        baseline=baseline,
-        schema=schema,
+        baseline,
+        schema,
         variants=[VARIANT],
+        max_caller_share=policy.get("max_caller_share", 1.0),
+        enough=policy.get("min_records", 1),
     )
-    source = "the drift check" if verdict else "this report"
-    if verdict is None:
+    if not (read := verdict is not None):
         verdict = drift.judge(
             baseline,
             window.sketch,
@@ -114,37 +164,116 @@ def find(run: Run, p: SimpleNamespace) -> Findings:
             end,
             unreadable=window.unreadable,
             skipped=window.skipped,
+            repeated=window.repeated,
+            capped=window.capped,
+            notes=window.notes,
+            previous=[bool(modern(one)["signal"]) for one in reversed(stored)],
         )
-    records = [
-        record
-        for record in scored.records(run.storage, p.endpoint_name, start, end, schema)
-        if record.model_version in ("", model_version)
+        stored.append(verdict)
+    assert verdict is not None
+    metrics = run.storage.read_json(f"runs/{released['run_id']}/metrics.json", default={})
+    return Findings(
+        verdict=modern(verdict),
+        source=CHECK if read else HERE,
+        baseline=baseline,
+        sketch=window.sketch,
+        threshold=float(released["decision_threshold"]),
+        traffic=_traffic(run, p.endpoint_name, (start, end), schema, model_version),
+        truth=scored.truth(run.storage, start),
+        costs=costs_of(metrics),
+        importance=_importance(verdict, metrics),
+        checks=[summary_of(one) for one in stored],
+        decisions=_decisions(run, p.endpoint_name),
+        state=run.storage.read_json(f"locks/drift/{p.endpoint_name}.json", default=None),
+    )
+
+
+def _traffic(run: Run, endpoint: str, window: tuple[float, float], schema: Schema, model_version: str) -> Traffic:
+    """The newest payments of the window that the model answered."""
+    found, amount = Traffic(), schema.roles.get("amount", "")
+    for record in scored.records(run.storage, endpoint, *window, schema):
+        if record.model_version not in ("", model_version):
+            continue
+        value = record.transaction.get(amount)
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+        found.time.append(record.time)
+        found.score.append(float(record.fraud_probability or 0.0))
+        found.amount.append(abs(float(value)) if plain and value is not None else math.nan)
+        found.inference_id.append(record.inference_id)
+        if len(found.time) == PAYMENTS:
+            break
+    return found
+
+
+def _importance(verdict: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the model's gain: as the verdict has it, else as training measured it."""
+    found = {r["feature"]: float(r["importance"]) for r in verdict["rules"] if r.get("importance") is not None}
+    if found:
+        return found
+    gains = {entry["feature"]: float(entry["gain"]) for entry in metrics.get("importance", [])}
+    total = sum(gains.values())
+    return {name: gain / total for name, gain in gains.items()} if total > 0 else {}
+
+
+def _decisions(run: Run, endpoint: str) -> list[dict[str, Any]]:
+    """The newest records of the governor; each names its own moment and reasons."""
+    keys = list(run.storage.list_keys(f"drift/{endpoint}/decisions/"))[-DECISIONS:]
+    found = []
+    for key in reversed(keys):
+        day, name = "-".join(key.split("/")[3:6]), key.rsplit("/", 1)[-1].removesuffix(".json")
+        clock, _, reason = name.partition("-")
+        moment = f"{day}T{clock[:2]}:{clock[2:4]}:{clock[4:6]}Z"
+        found.append({"moment": moment, "reasons": [reason]} | dict(run.storage.read_json(key)))
+    return found
+
+
+def review_rates(findings: Findings) -> tuple[float, float | None]:
+    """Share sent to review at training and in the window; the latter None without payments."""
+    said = findings.verdict.get("review_rate") or {}
+    before, after = said.get("reference"), said.get("current")
+    if before is None:
+        score = findings.baseline["score"]
+        bins = zip([*score["edges"], 1.0], score["counts"], strict=True)
+        before = sum(n for edge, n in bins if edge > findings.threshold) / max(1, sum(score["counts"]))
+    if after is None and (scores := findings.traffic.score):
+        after = sum(score >= findings.threshold for score in scores) / len(scores)
+    return float(before), after
+
+
+def describe(findings: Findings) -> str:
+    """Where the verdict comes from and what it covers, in one sentence."""
+    verdict, minutes = findings.verdict, findings.span / 60
+    span = f"{minutes / 60:.1f} hours" if minutes >= 120 else count(max(1, round(minutes)), "minute")
+    left = [
+        f"{verdict[name]:,} {words}"
+        for name, words in (
+            ("skipped", "of other models or tests"),
+            ("repeated", "delivered twice"),
+            ("capped", "beyond what one caller may weigh"),
+            ("unreadable", "unreadable"),
+        )
+        if verdict.get(name)
     ]
-    return Findings(verdict, source, baseline, window.sketch, released["decision_threshold"], records)
+    return (
+        f"{verdict['n']:,} payments answered by model {verdict['model_version']} in {span}, "
+        f"{iso(verdict['window']['start'])} to {iso(verdict['window']['end'])}; judged by {findings.source}."
+        + (f" Left out: {', '.join(left)}." if left else "")
+    )
 
 
-def rule_table(verdict: Mapping[str, Any], top: int = 15) -> pd.DataFrame:
-    """The rules that fired and those nearest to it, as people read them."""
-    columns = ["feature", "rule", "reference", "current", "score", "threshold", "n", "fired"]
-    shown = [{name: rule[name] for name in columns} for rule in verdict["rules"] if rule["score"] is not None][:top]
-    table = pd.DataFrame(shown, columns=columns).rename(columns={"reference": "trained on", "current": "live"})
-    table["fired"] = np.where(table["fired"].astype(bool), "yes", "")
-    return table.set_index("feature").round(4)
-
-
-def panels(findings: Findings, most: int = 6) -> list[dict[str, Any]]:
-    """Share of rows per bin, trained and live, of the score and of the features nearest to drift.
+def panels(findings: Findings, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Share of rows per bin, trained and live, of the score and of some features.
 
     Returns
     -------
     list of dict
         As `fraud.pipeline.plots.plot_distributions` takes them.
     """
-    ranked = [rule["feature"] for rule in findings.verdict["rules"] if rule["feature"] in findings.baseline["features"]]
-    names = list(dict.fromkeys(ranked))[: most - 1]
     made = [_number_panel("score", findings.baseline["score"], findings.sketch.score)]
     for name in names:
-        reference, current = findings.baseline["features"][name], findings.sketch.features[name]
+        reference, current = findings.baseline["features"].get(name), findings.sketch.features.get(name)
+        if reference is None or current is None:
+            continue
         make = _number_panel if reference["type"] == "number" else _category_panel
         made.append(make(name, reference, current))
     return made
@@ -180,73 +309,3 @@ def _category_panel(name: str, reference: Mapping[str, Any], current: Any, most:
             [*(current.top[t] for t in names), live_rest + current.other, current.unseen, current.missing]
         ),
     }
-
-
-def review_rate(findings: Findings) -> tuple[list[dt.datetime], list[float], float]:
-    """Share of live payments sent to review, by hour, and the same share on training rows.
-
-    Returns
-    -------
-    hours : list of datetime
-    rates : list of float
-    reference : float
-        From the baseline's score bins: to the nearest bin.
-    """
-    by_hour: dict[int, list[bool]] = {}
-    for record in findings._records:
-        by_hour.setdefault(int(record.time // 3600), []).append((record.fraud_probability or 0) >= findings.threshold)
-    hours = sorted(by_hour)
-    score = findings.baseline["score"]
-    above = sum(
-        count for edge, count in zip([*score["edges"], 1.0], score["counts"], strict=True) if edge > findings.threshold
-    )
-    moments = [dt.datetime.fromtimestamp(3600 * hour, dt.UTC) for hour in hours]
-    return moments, [sum(by_hour[hour]) / len(by_hour[hour]) for hour in hours], above / max(1, sum(score["counts"]))
-
-
-def performance(run: Run, findings: Findings) -> pd.DataFrame:
-    """How right the model was on payments of the window whose truth has arrived.
-
-    Returns
-    -------
-    DataFrame
-        One row: payments with truth, frauds, AUC ROC, average precision; the last two missing with one class only.
-    """
-    truth = scored.truth(run.storage, seconds(findings.verdict["window"]["start"]))
-    known = [(truth[r.inference_id].label, r.fraud_probability) for r in findings._records if r.inference_id in truth]
-    labels = [label for label, _ in known]
-    both = 0 < sum(labels) < len(labels)
-    scores = [score for _, score in known]
-    return pd.DataFrame(
-        {
-            "payments": [len(findings._records)],
-            "with truth": [len(known)],
-            "frauds": [sum(labels)],
-            "AUC ROC": [roc_auc_score(labels, scores) if both else None],
-            "average precision": [average_precision_score(labels, scores) if both else None],
-        },
-        index=pd.Index(["in the window"]),
-    )
-
-
-def advice(verdict: Mapping[str, Any]) -> str:
-    """What to do, in one sentence."""
-    return {
-        "OK": "Nothing needs to be done.",
-        "DRIFT": "The drift check asks for a retraining, unless one runs already or the last was too recent. See what "
-        "fired, and whether labels of the new traffic have arrived: without them a new model cannot learn it.",
-        "INSUFFICIENT_DATA": "Wait for more traffic; no verdict is not the same as no drift.",
-        "MISSING_CAPTURE": "Look at the endpoint's data capture: what it answers does not reach the bucket.",
-        "SCHEMA_CHANGED": "Look at the callers: they send other fields than the model was trained on.",
-    }[verdict["verdict"]]
-
-
-def describe(findings: Findings) -> str:
-    """Where the verdict comes from and what it covers, in one sentence."""
-    window = findings.verdict["window"]
-    minutes = (seconds(window["end"]) - seconds(window["start"])) / 60
-    span = f"{minutes / 60:.1f} hours" if minutes >= 120 else f"{minutes:.0f} minutes"
-    return (
-        f"{findings.verdict['n']:,} payments answered by model {findings.verdict['model_version']} "
-        f"in {span}, {iso(window['start'])} to {iso(window['end'])}; judged by {findings.source}."
-    )

@@ -19,7 +19,7 @@ import psutil
 from fraud import errors
 from fraud.errors import FraudError, ParameterError, UserError
 from fraud.moment import iso
-from fraud.pipeline import parameters
+from fraud.pipeline import history_page, outbox, parameters
 from fraud.pipeline.render import render_html
 from fraud.pipeline.runs import COMMITTED, Run, check_run_id, dumps, now
 from fraud.pipeline.where import where
@@ -111,6 +111,7 @@ def run(
     resolved = _settle(this, resolved)
     echo(f"{this.run_id}: {' → '.join(steps)} with params/{env} in {this.uri('')}")
     outcomes: list[Outcome] = []
+    step = steps[0]
     try:
         with _time_limit(timeout):
             for step in steps:
@@ -118,14 +119,20 @@ def run(
                 if outcomes[-1].error:
                     break
                 if step == REPORT:
-                    _mail(this, echo)
+                    history_page.publish(this, REPORTS, echo)
+                    outbox.report(this, steps, echo)
+    except Exception as problem:  # the time is over, or the kernel died; an interrupt needs no mail
+        outbox.failed(this, step, str(problem), echo)
+        raise
     finally:
         stop_kernels()
         write_junit(outcomes)
     failed = next((item for item in outcomes if item.error), None)
     if failed:
+        outbox.failed(this, failed.step, failed.error, echo)
         raise _failure(failed)
     _commit(this)
+    outbox.finished(this, steps, echo)
     return this
 
 
@@ -197,31 +204,6 @@ def _archive(this: Run, step: str) -> None:
     folder = REPORTS / this.run_id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{step}.html").write_bytes(page)
-
-
-def _mail(this: Run, echo: Callable[[str], None]) -> None:
-    """Send the report to people, if the deployment names a sender; the run does not depend on it, but says so."""
-    import nbformat
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    from fraud.pipeline import mail
-
-    here = where()
-    if not (here.report_from and here.report_to):
-        return
-    notebook = nbformat.reads(this.storage.get(this.key(f"{REPORT}.ipynb")).decode(), as_version=4)
-    try:
-        message = mail.compose(
-            this.results(REPORT)["verdict"],
-            this.storage.get(this.key(f"{REPORT}.html")),
-            sender=here.report_from,
-            recipients=here.report_to,
-            address=this.uri(f"{REPORT}.html"),
-            figures=mail.figures_of(notebook),
-        )
-        echo(f"✓ report mailed to {', '.join(here.report_to)} ({mail.send(message)})")
-    except (BotoCoreError, ClientError, FraudError) as problem:
-        echo(f"✗ the report could not be mailed: {problem}")
 
 
 def _commit(this: Run) -> None:

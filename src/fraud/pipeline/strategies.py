@@ -13,7 +13,9 @@ endpoint under a test goes back to the champion alone before anything else is de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,10 +29,26 @@ TESTS = ("shadow", "ab_test")
 """Strategies that leave the champion in service."""
 
 
-def config_name(p: SimpleNamespace, run_id: str) -> str:
-    """Name of the endpoint configuration: the same for the same deployment, so that a repetition finds it."""
-    suffix = {"shadow": "-shadow", "ab_test": "-ab"}.get(p.strategy, "")
-    return f"fraud-{run_id}{suffix}{p.traffic_percent if suffix else ''}"
+def named(what: str, content: Mapping[str, Any]) -> str:
+    """Name of a SageMaker resource: the same for the same content, so that a repetition finds it.
+
+    SageMaker never changes a model or an endpoint configuration. Were its name its run's alone, a run that is deployed
+    again with more instances or another key would silently get what was made the first time.
+
+    Parameters
+    ----------
+    what : str
+        What people should read there, at most 54 letters, digits and hyphens.
+    content : mapping
+        Request that makes it, without a name.
+
+    Returns
+    -------
+    str
+        ``what`` and eight hexadecimal digits of a hash.
+    """
+    told = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    return f"{what}-{hashlib.sha256(told).hexdigest()[:8]}"
 
 
 def check(p: SimpleNamespace, champion: dict[str, Any] | None, run_id: str) -> None:
@@ -121,7 +139,7 @@ def alarm_names(endpoint_name: str) -> list[str]:
     return names
 
 
-def endpoint_config(p: SimpleNamespace, bucket: str, run_id: str, champion: str) -> dict[str, Any]:
+def endpoint_config(p: SimpleNamespace, bucket: str, run_id: str, model: str, champion: str) -> dict[str, Any]:
     """Request of CreateEndpointConfig.
 
     Parameters
@@ -130,26 +148,28 @@ def endpoint_config(p: SimpleNamespace, bucket: str, run_id: str, champion: str)
         Parameters of 03_deploy.
     bucket : str
         Where traffic is captured: input and output, as JSON and CSV.
-    run_id, champion : str
-        Runs whose models these are; without a test the champion is not needed.
+    run_id : str
+        Whose model is deployed; stands in the name.
+    model, champion : str
+        SageMaker's names of its model and of the champion's; without a test the champion is not needed.
 
     Returns
     -------
     dict
+        Promoting by canary, linear or all at once ends in the same configuration.
     """
 
-    def variant(name: str, run: str, weight: float) -> dict[str, Any]:
+    def variant(name: str, model: str, weight: float) -> dict[str, Any]:
         return {
             "VariantName": name,
-            "ModelName": f"fraud-{run}",
+            "ModelName": model,
             "InitialInstanceCount": p.instance_count,
             "InstanceType": p.instance_type,
             "InitialVariantWeight": weight,
         }
 
-    request: dict[str, Any] = {
-        "EndpointConfigName": config_name(p, run_id),
-        "ProductionVariants": [variant(VARIANT, run_id, 1.0)],
+    content: dict[str, Any] = {
+        "ProductionVariants": [variant(VARIANT, model, 1.0)],
         "DataCaptureConfig": {
             "EnableCapture": True,
             "InitialSamplingPercentage": p.capture_percentage,
@@ -160,15 +180,16 @@ def endpoint_config(p: SimpleNamespace, bucket: str, run_id: str, champion: str)
     }
     share = float(p.traffic_percent)
     if p.strategy == "ab_test":
-        both = [variant(VARIANT, champion, 100.0 - share), variant(CHALLENGER, run_id, share)]
-        request["ProductionVariants"] = both
+        both = [variant(VARIANT, champion, 100.0 - share), variant(CHALLENGER, model, share)]
+        content["ProductionVariants"] = both
     elif p.strategy == "shadow":  # its share of the traffic is its weight over the champion's
-        request["ProductionVariants"] = [variant(VARIANT, champion, 100.0)]
-        request["ShadowProductionVariants"] = [variant(SHADOW, run_id, share)]
+        content["ProductionVariants"] = [variant(VARIANT, champion, 100.0)]
+        content["ShadowProductionVariants"] = [variant(SHADOW, model, share)]
     if key := where().kms_key_arn:
-        request["KmsKeyId"] = key
-        request["DataCaptureConfig"]["KmsKeyId"] = key
-    return request
+        content["KmsKeyId"] = key
+        content["DataCaptureConfig"]["KmsKeyId"] = key
+    suffix = {"shadow": "-shadow", "ab_test": "-ab"}.get(p.strategy, "")
+    return {"EndpointConfigName": named(f"fraud-{run_id}{suffix}", content)} | content
 
 
 def under_test(endpoint: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from fraud.pipeline.live import check_bad_share
 from fraud.pipeline.storage import Storage, join
 
 LABELS, LEDGER = "labels/", "ledger/labels/"
-FORMAT = 1  # of the parts; a change reads all statements anew
+FORMAT = 2  # of the parts; a change reads all statements anew
 STATEMENT = {"__id": pl.String, "label": pl.Int8, "label_time": pl.Float64, "source_key": pl.String}
 ASIDE = {**STATEMENT, "why": pl.String}
 NOT_YET, REPEATED, CORRECTED, CONTRADICTED, UNKNOWN_ID = (

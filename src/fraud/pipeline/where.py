@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionEr
 from fraud.errors import PlatformError
 
 PARAMETER = "/fraud-loop/where"
+LISTS = {"report_to", "report_to_on_drift", "report_to_on_success", "report_to_on_failure"}
 STUDIO_METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 
 
@@ -42,7 +43,9 @@ class Where:
     report_from : str
         Sender of the report e-mail; empty sends none.
     report_to : list of str
-        Its recipients.
+        Recipients of all mail.
+    report_to_on_drift, report_to_on_success, report_to_on_failure : list of str
+        Recipients of drift reports, of what a finished retraining says, and of a failed or waiting one, instead.
     pipeline_name : str
         The CodePipeline that retrains.
     """
@@ -56,6 +59,9 @@ class Where:
     kms_key_arn: str = ""
     report_from: str = ""
     report_to: list[str] = field(default_factory=list)
+    report_to_on_drift: list[str] = field(default_factory=list)
+    report_to_on_success: list[str] = field(default_factory=list)
+    report_to_on_failure: list[str] = field(default_factory=list)
     pipeline_name: str = ""
 
 
@@ -133,13 +139,14 @@ def where() -> Where:
         raise PlatformError(f"AWS could not be asked for {PARAMETER} in {here}: {error}") from error
     for name in (item.name for item in fields(Where)):
         if value := os.environ.get(f"FRAUD_{name.upper()}"):
-            found[name] = value.split(",") if name == "report_to" else value
+            found[name] = value
     if not found.get("bucket"):
         raise PlatformError(
             f"No bucket is known in {here}: deploy infra/app.yml (`fraud infra deploy`), or set FRAUD_BUCKET."
         )
-    if isinstance(found.get("report_to"), str):
-        found["report_to"] = [name.strip() for name in found["report_to"].split(",") if name.strip()]
+    for name in found.keys() & LISTS:
+        if isinstance(found[name], str):
+            found[name] = [item.strip() for item in found[name].split(",") if item.strip()]
     role = str(_studio().get("ExecutionRoleArn", ""))
     known = {item.name for item in fields(Where)}
     return Where(

@@ -14,7 +14,7 @@ import numpy as np
 
 from fraud.serving import libgomp, model_file
 from fraud.training import hosts
-from fraud.training.hyperparameters import STOPPING_METRICS
+from fraud.training.hyperparameters import STOPPING_METRICS, settled
 
 PROGRESS_ROUNDS, CURVE_ROUNDS = 50, 10
 MIN_GAIN = 1e-9  # of the stopping metric: less is rounding, which differs with the number of threads
@@ -56,11 +56,11 @@ def settings(p: Namespace) -> dict[str, Any]:
         "max_depth": p.max_depth or -1,
         "min_child_samples": p.min_child_samples,
         "min_child_weight": p.min_child_weight,
-        "reg_lambda": p.reg_lambda,
+        "reg_lambda": settled(p, "reg_lambda"),
         "bagging_fraction": p.subsample,
         "bagging_freq": 1,
-        "feature_fraction": p.colsample,
-        "max_bin": p.max_bin,
+        "feature_fraction": settled(p, "colsample"),
+        "max_bin": settled(p, "max_bin"),
         "min_data_in_bin": p.min_data_in_bin,
         "boost_from_average": p.boost_from_average,
         "seed": p.seed,

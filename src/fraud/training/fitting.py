@@ -12,7 +12,7 @@ import numpy as np
 from fraud.errors import DataError
 from fraud.serving import calibration as calibrations
 from fraud.serving import model_file
-from fraud.training import boosting, calibrating, hosts, tuning
+from fraud.training import boosting, calibrating, hosts, hyperparameters, tuning
 from fraud.training.data import Ledger, Rows
 from fraud.training.features import Learnt, learn
 from fraud.training.splits import Fold
@@ -100,10 +100,14 @@ def fit(p: Namespace, ledger: Ledger, rows: Rows, fold: Fold) -> Fitted:
         data = view(learnt.train, mine)
         return boosting.split(data, stopping, view(watched, fold.stopping, data) if together else None)
 
+    p = hyperparameters.settle(p, float((rows.label[fold.train] == 1).mean()), len(learnt.schema.names))
+    logger.info("%d bins, %.2f of the columns a tree", p.max_bin, p.colsample)
     tuned: dict[str, Any] = {}
     if p.n_trials:
         p, tuned = tuning.tune(p, datasets)
-    boosted = boosting.boost(p, datasets(p), watched)
+    data = datasets(p)
+    p = tuning.ridge(p, data, watched, rows.label[fold.stopping])
+    boosted = boosting.boost(p, data, watched)
     in_time = np.argsort(rows.time[fold.stopping], kind="stable")
     calibration, trials = calibrating.choose(
         rows.label[fold.stopping][in_time], boosted.stopping_score[in_time], p.calibration

@@ -14,6 +14,13 @@ from fraud.errors import ParameterError
 ALONE = '["algo-1"]'
 STOPPING_METRICS = {"log_loss": "binary_logloss", "auc": "auc", "average_precision": "average_precision"}
 
+# What the preset takes from the training rows, where it is not given a number; see `settle` and `tuning.ridge`.
+RIDGES = (20.0, 5.0, 1.0)  # the most cautious first
+BINS, BINS_PER_FRAUD_SHARE = (255, 4_095), 8
+COLSAMPLE, COLUMNS_OF_A_TREE = (0.5, 0.8), 12
+UNSETTLED = {"reg_lambda": -1.0, "max_bin": 0, "colsample": 0.0}
+MIDDLE = {"reg_lambda": 5.0, "max_bin": 255, "colsample": 0.8}  # for whoever grows trees and settles nothing
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint reaches the failure file."""
@@ -36,6 +43,58 @@ def within(kind: type, low: float, high: float) -> Callable[[str], Any]:
         return value
 
     return convert
+
+
+def or_else(unsettled: float, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let an argparse type take one number more: the one that leaves the choice to the training rows."""
+
+    def either(text: str) -> Any:
+        try:
+            return type(unsettled)(unsettled) if float(text) == unsettled else convert(text)
+        except ValueError:
+            return convert(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or {unsettled:g}") from None
+
+    return either
+
+
+def settle(p: argparse.Namespace, fraud_share: float, n_columns: int) -> argparse.Namespace:
+    """Choose the bins and the columns of a tree by what the training rows hold.
+
+    Nothing is tried for it and no score looked at. The ridge is left to `fraud.training.tuning.ridge`.
+
+    Parameters
+    ----------
+    p : Namespace
+        Hyperparameters; what they give a number for stays.
+    fraud_share : float
+        Of all training rows, on whichever host.
+    n_columns : int
+        Columns that are learnt from.
+
+    Returns
+    -------
+    Namespace
+        ``max_bin``: bins hold equal shares of the rows, and frauds lie in the tails; so a bin must be small beside the
+        share of the frauds, or the one at the end puts them together with as many others. An eighth of it, within
+        ``BINS``. ``colsample``: among many columns a tree that sees half of them still finds its like, and the trees
+        differ more; but it shall see a dozen, within ``COLSAMPLE``.
+    """
+    chosen = dict(vars(p))
+    if p.max_bin == UNSETTLED["max_bin"]:
+        low, high = BINS
+        chosen["max_bin"] = min(high, max(low, round(BINS_PER_FRAUD_SHARE / fraud_share))) if fraud_share else high
+    if p.colsample == UNSETTLED["colsample"]:
+        least, most = COLSAMPLE
+        chosen["colsample"] = min(most, max(least, COLUMNS_OF_A_TREE / n_columns))
+    return argparse.Namespace(**chosen)
+
+
+def settled(p: argparse.Namespace, name: str) -> Any:
+    """A hyperparameter that `settle` would choose; the middle of the preset where nobody has."""
+    value = getattr(p, name)
+    return MIDDLE[name] if value == UNSETTLED[name] else value
 
 
 def truth(text: str) -> bool:
@@ -74,7 +133,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     The defaults are a preset for rare fraud. LightGBM's own collapse there: with few frauds the first leaves take
     steps of a thousand log-odds. A minimum of hessian in a leaf, a ridge and a start from even odds prevent it. Log
     loss decides when to stop: with few frauds the best AUC is often that of the very first trees, whose scores are no
-    probabilities yet.
+    probabilities yet. Ridge, bins and columns of a tree are taken from the training rows unless they are given; their
+    defaults, ``UNSETTLED``, say so.
 
     Parameters
     ----------
@@ -99,10 +159,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max_depth", type=within(int, 0, 64), default=0)  # 0 is no limit
     parser.add_argument("--min_child_samples", type=within(int, 1, 100_000), default=20)
     parser.add_argument("--min_child_weight", type=within(float, 0, 1e6), default=1.0)
-    parser.add_argument("--reg_lambda", type=within(float, 0, 1e6), default=5.0)
+    parser.add_argument("--reg_lambda", type=or_else(UNSETTLED["reg_lambda"], within(float, 0, 1e6)), default=-1.0)
     parser.add_argument("--subsample", type=share, default=0.8)
-    parser.add_argument("--colsample", type=share, default=0.8)
-    parser.add_argument("--max_bin", type=within(int, 2, 65_535), default=255)
+    parser.add_argument("--colsample", type=or_else(UNSETTLED["colsample"], share), default=0.0)
+    parser.add_argument("--max_bin", type=or_else(UNSETTLED["max_bin"], within(int, 2, 65_535)), default=0)
     parser.add_argument("--min_data_in_bin", type=within(int, 1, 100_000), default=3)
     parser.add_argument("--boost_from_average", type=truth, default=False)
     parser.add_argument("--n_trials", type=within(int, 0, 1_000), default=0)  # 0 does not tune

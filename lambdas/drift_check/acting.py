@@ -1,0 +1,122 @@
+"""What follows from a verdict: the governor decides, people are told, and the decision is kept as a record."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import message
+from aws import Bucket, Pipeline, Settings, State
+from botocore.exceptions import BotoCoreError, ClientError
+from check import Found
+
+from fraud import governor
+from fraud.decision import DRY_RUN, FAILED, Decision, Outcome
+from fraud.moment import iso, seconds
+
+DAY = 86_400.0
+
+
+def act(
+    settings: Settings,
+    bucket: Bucket,
+    release: Mapping[str, Any],
+    found: Found,
+    first: bool,
+    policy: Mapping[str, Any],
+    owner: str,
+    now: float,
+    *,
+    dry_run: bool,
+) -> tuple[Outcome | None, Exception | None]:
+    """Do what a verdict asks for, once however often it is delivered.
+
+    Parameters
+    ----------
+    settings, bucket
+        Where.
+    release : mapping
+        What is in service.
+    found : Found
+        The verdict.
+    first : bool
+        Whether this delivery has stored it.
+    policy : mapping
+        Names as in the parameters of 04_drift_report.
+    owner : str
+        Names this delivery.
+    now : float
+        Seconds since 1970, UTC.
+    dry_run : bool
+        Whether nothing is to be started, told or kept.
+
+    Returns
+    -------
+    outcome : Outcome or None
+        Of the governor.
+    failure : Exception or None
+        Why the retraining could not be started. People have been told; it is raised in the end, so that the event is
+        delivered again.
+    """
+    if dry_run:
+        return Outcome(Decision(False, (DRY_RUN,))), None
+    outcome, failure = None, None
+    try:
+        outcome = _govern(settings, bucket, release, found.verdict, policy, owner)
+    except (ClientError, BotoCoreError, ValueError) as error:
+        failure = error
+    decided = outcome or Outcome(Decision(False, (FAILED,)))
+    if settings.topic and found.verdict["verdict"] in message.WHAT:
+        told = set() if first else _reasons(bucket, settings.endpoint, found, now)
+        if not told or (told == {FAILED} and not failure):
+            text = message.text(settings.endpoint, settings.bucket, found.key, found.verdict, outcome)
+            message.send(settings.topic, *text)
+    made = governor.record(found.verdict, decided, now, policy, verdict_key=found.key, owner=owner)
+    bucket.put_once(governor.record_key(made), made)  # after people are told: rather twice than not at all
+    return outcome, failure
+
+
+def _govern(
+    settings: Settings,
+    bucket: Bucket,
+    release: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    owner: str,
+) -> Outcome:
+    state = State(bucket, f"locks/drift/{settings.endpoint}.json")
+
+    def labels() -> int:
+        return new_labels(bucket, seconds(release["released_at"]), int(policy.get("min_new_labels", 1)))
+
+    return governor.start_once(verdict, state, Pipeline(settings.pipeline), policy, owner, time.time, labels)
+
+
+def _reasons(bucket: Bucket, endpoint: str, found: Found, now: float) -> set[str]:
+    """Deciding reasons of what was decided on this verdict before."""
+    end = seconds(found.verdict["window"]["end"])
+    codes = set()
+    for day in sorted({iso(moment)[:10] for moment in (end, min(end + DAY, now), now)}):
+        for key in bucket.keys(f"drift/{endpoint}/decisions/{day.replace('-', '/')}/"):
+            made = json.loads(bucket.read(key))
+            if made["verdict_key"] == found.key:
+                codes.add(str(made["reasons"][0]))
+    return codes
+
+
+def new_labels(bucket: Bucket, since: float, enough: int) -> int:
+    """How many labels have come in since a moment; counting stops when there are enough.
+
+    A payment that nobody complained about becomes legitimate by its age alone. That teaches little about fraud, and is
+    not counted.
+    """
+    count = 0
+    for item in bucket.items("labels/", after=f"labels/{iso(since)[:13].replace('-', '/').replace('T', '/')}"):
+        if count >= enough:
+            break
+        if item.modified >= since and item.size:
+            lines = sum(bool(line.strip()) for line in bucket.read(item.key).split(b"\n"))
+            count += max(0, lines - item.key.endswith(".csv"))
+    return count

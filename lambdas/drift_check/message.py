@@ -1,0 +1,78 @@
+"""What people are told when a check finds something: what is wrong, what was done about it, and what they can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import aws
+
+from fraud.decision import FAILED, Outcome, in_words
+from fraud.verdict import DRIFT, MISSING_CAPTURE, SCHEMA_CHANGED
+
+WHAT = {DRIFT: "drift", MISSING_CAPTURE: "nothing captured", SCHEMA_CHANGED: "other fields"}
+"""Verdicts that people are told of, as the subject has them."""
+
+TO_DO = {
+    MISSING_CAPTURE: "Look at the data capture of the endpoint: what it answers does not reach the bucket. Until then "
+    "nobody watches this model.",
+    SCHEMA_CHANGED: "Look at who calls the endpoint: payments no longer have the fields that the model was trained on. "
+    "A retraining does not help before the history has the new fields.",
+    "started": "Nothing needs to be done now. When the retraining is over its report comes by mail; the new model goes "
+    "into service only when it passes the gate.",
+    "repeated": "Look at who sends the repeated value: it may be card testing. Limit that caller; retraining on an "
+    "attack that nobody has labelled does not help.",
+    "missing": "Ask who delivers the payments why a field is missing; if it comes back, nothing needs to be learnt.",
+    DRIFT: "See in the report what moved and whether labels of such payments have come in; without labels a new model "
+    "cannot learn them. `fraud run` retrains by hand.",
+}
+
+
+def text(endpoint: str, bucket: str, key: str, verdict: Mapping[str, Any], outcome: Outcome | None) -> tuple[str, str]:
+    """Subject and message.
+
+    Parameters
+    ----------
+    endpoint, bucket : str
+    key : str
+        Where the verdict lies.
+    verdict : mapping
+        Its verdict is a key of ``WHAT``.
+    outcome : Outcome or None
+        Of the governor; None when the retraining could not be started.
+    """
+    started = outcome is not None and outcome.decision.start
+    if outcome is None:
+        action = in_words(FAILED)
+    elif started:
+        action = f"{in_words(outcome.decision.reasons)} Execution {outcome.execution_id}."
+    else:
+        action = f"No retraining was started. {in_words(outcome.decision.reasons)}"
+    window = verdict["window"]
+    lines = [
+        verdict["sentence"],
+        "",
+        f"What was done: {action}",
+        f"What to do: {_to_do(verdict, started)}",
+        "",
+        f"Endpoint {endpoint}, model {verdict['model_version']}",
+        f"Traffic from {window['start']} to {window['end']}, {verdict['n']:,} payments",
+        f"Reports: s3://{bucket}/drift/{endpoint}/reports/index.html",
+        f"This verdict: s3://{bucket}/{key}",
+        "Pause retraining: fraud drift pause. Start again: fraud drift resume.",
+    ]
+    return f"[{endpoint}] {WHAT[verdict['verdict']]}"[:100], "\n".join(lines)
+
+
+def _to_do(verdict: Mapping[str, Any], started: bool) -> str:
+    if verdict["verdict"] != DRIFT:
+        return TO_DO[verdict["verdict"]]
+    if started:
+        return TO_DO["started"]
+    first = next((rule["rule"] for rule in verdict["rules"] if rule["fired"]), DRIFT)
+    return TO_DO.get(first, TO_DO[DRIFT])
+
+
+def send(topic: str, subject: str, message: str) -> None:
+    """Publish a message."""
+    aws.client("sns").publish(TopicArn=topic, Subject=subject, Message=message)

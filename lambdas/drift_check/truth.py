@@ -1,0 +1,427 @@
+"""Reports of fraud that arrive in ``labels/``, joined with the captured scores: how good the model has been, by week.
+
+Nothing is read twice. The hourly count hands over the scores of new captured files (`append_scores`), which become
+small immutable parts by day of scoring. `performance_of` puts the parts of a day together once, gives each report to
+the day of its payment, and keeps the counts of each day. So a check costs the new files; where traffic is large, the
+reports meet the days that they are about once a day.
+
+The state is a manifest: it names every object it rests on, they are named by their content, and it is written last. Of
+two checks at the same moment one wins as a whole, and what the other had read is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from fraud.cohort import COHORTS, DAY, DELAYS, EDGES, UNIT, WEEK, Cohort, id_hash, weeks
+from fraud.errors import DataError
+from fraud.labels import LabelColumns, parse_label_csv, parse_label_file
+from fraud.performance import delay_of, judge_performance
+
+FORMAT = 1
+SCORE = np.dtype([("id", "<u8"), ("score", "<f4"), ("second", "<i4")])
+"""One scored payment: `fraud.cohort.id_hash`, the score, the second of its UTC day. 16 bytes; sorted by id."""
+REPORT = np.dtype([("id", "<u8"), ("time", "<f8"), ("label", "i1"), ("day", "<i4"), ("tried", "?")])
+"""One report: about whom, when it became known (seconds since 1970), 0 or 1, the day number on which it was read, and
+whether all days have been searched for its payment."""
+
+FILES = 500  # label files read in one check; the others wait for the next
+OVERLAP = 2 * DAY  # label files may come into hours that are over
+KEPT_DAYS = 2  # a report waits so long for its payment, whose capture may be late
+EAGER_BYTES = 32 << 20  # of scores; with more, reports are joined once a day
+ROWS = 5_000_000  # payments put into their days in one check; the others follow in the next
+
+
+class Keys(Protocol):
+    """Lists keys in order."""
+
+    def __call__(self, prefix: str, after: str = "") -> Iterable[str]:
+        """Keys under a prefix, those after a name only."""
+
+
+def append_scores(
+    put: Callable[[str, bytes], Any],
+    endpoint: str,
+    model_version: str,
+    ids: Sequence[str] | np.ndarray,
+    scores: Sequence[float | None],
+    times: Sequence[float],
+) -> list[str]:
+    """Keep the scores of new captured records, before the record that they are counted is written.
+
+    The same records give the same objects, so handing them over again does no harm. One call a check, with all its new
+    files, keeps the objects few.
+
+    Parameters
+    ----------
+    put : callable
+        ``(key, body)``; writes over what is there, which has the same content.
+    endpoint, model_version : str
+        Of the model that answered.
+    ids : sequence of str, or ndarray of uint64, of shape (n,)
+        Inference ids, or their `fraud.cohort.id_hash`.
+    scores : sequence of float or None
+        None and NaN are passed over.
+    times : sequence of float
+        When each was scored (seconds since 1970).
+
+    Returns
+    -------
+    list of str
+        Keys written, one for each day of scoring.
+    """
+    hashes = ids if isinstance(ids, np.ndarray) else np.fromiter(map(id_hash, ids), np.uint64, len(ids))
+    score, moment = np.array(scores, np.float64), np.asarray(times, np.float64)
+    usable = ~np.isnan(score) & np.isfinite(moment)
+    hashes, score, moment = hashes[usable], score[usable].clip(0, 1), moment[usable]
+    rows = np.empty(len(hashes), SCORE)
+    rows["id"], rows["score"], rows["second"] = hashes, score, moment % DAY
+    number = (moment // DAY).astype(np.int64)
+    keys = []
+    for day in np.unique(number).tolist():
+        body = first_of_each(rows[number == day]).tobytes()
+        keys.append(f"drift/{endpoint}/scores/{model_version}/{_date(day)}/{hashlib.sha256(body).hexdigest()[:16]}.bin")
+        put(keys[-1], body)
+    return keys
+
+
+def performance_of(
+    list_keys: Keys,
+    read_bytes: Callable[[str], bytes],
+    endpoint: str,
+    baseline: Mapping[str, Any],
+    now: float,
+    policy: Mapping[str, Any],
+    put: Callable[[str, bytes], Any] | None = None,
+) -> dict[str, Any] | None:
+    """Read the reports that came since the last check and judge the model by them.
+
+    Parameters
+    ----------
+    list_keys : callable
+        ``(prefix, after="") -> keys`` in order.
+    read_bytes : callable
+        ``(key) -> body``; `FileNotFoundError` when there is none. Other errors are passed on: a failed read is no
+        silence.
+    endpoint : str
+        Endpoint name.
+    baseline : mapping
+        ``baseline.json`` of the model in service.
+    now : float
+        Seconds since 1970.
+    policy : mapping
+        As `fraud.performance.POLICY`.
+    put : callable, optional
+        ``(key, body)``; without it nothing is written, and all is done again the next time.
+
+    Returns
+    -------
+    dict or None
+        As `fraud.performance.judge_performance`; None when the baseline knows no performance, or nothing was scored.
+    """
+    if not (known := baseline.get("performance")):
+        return None
+    version, today, delay = baseline["model_version"], int(now // DAY), delay_of(known, policy)
+    files = _Files(list_keys, read_bytes, put)
+    state_key = f"drift/{endpoint}/truth/{version}/state.json"
+    state, before = _State.read(files, state_key)
+    joining = state.joined != today or state.size <= EAGER_BYTES
+    first = today - COHORTS * WEEK - int(delay) - 1
+    parts = _parts(files, f"drift/{endpoint}/scores/{version}/", first) if joining else {}
+    if not parts and not state.days:
+        return None
+    waiting = latest(np.concatenate([state.waiting_reports(files), _reports(files, state, now, min(parts, default=0))]))
+    if joining:
+        state.days = {day: one for day, one in state.days.items() if day >= first}
+        if delay > 0:
+            parts.pop(today, None)  # nothing is said about a day before it is over: it is put together once
+        waiting, whole = _join(files, f"drift/{endpoint}/", version, state, parts, waiting, float(known["threshold"]))
+        expired = waiting["day"] < today - KEPT_DAYS
+        state.unknown += int(expired.sum())
+        waiting, state.joined = waiting[~expired], today if whole else -1
+    state.waiting = files.keep(f"drift/{endpoint}/truth/{version}/waiting", waiting, state.waiting)
+    if (after := state.to_bytes()) != before:
+        files.write(state_key, after)
+    days = {day: one.counts for day, one in state.days.items()}
+    found = judge_performance(known, weeks(days, now, delay), policy)
+    found["summary"]["notes"] += state.notes()
+    for rule in found["rules"] if state.unread else ():  # those read first are no fair sample
+        rule |= {"fired": False, "detail": f"{rule['detail']}, while reports wait to be read"}
+    return found
+
+
+@dataclass
+class _Files:
+    """The bucket. What was written in this check can be read in it, even when nothing is really written."""
+
+    list: Keys
+    get: Callable[[str], bytes]
+    put: Callable[[str, bytes], Any] | None
+    written: dict[str, bytes] = field(default_factory=dict)
+
+    def read(self, key: str) -> bytes:
+        return self.written[key] if key in self.written else self.get(key)
+
+    def rows(self, key: str, dtype: np.dtype) -> np.ndarray:
+        """An object of rows; no key is none of them."""
+        body = self.read(key) if key else b""
+        if len(body) % dtype.itemsize:
+            raise DataError(f"{key} has {len(body):,} bytes, which are no whole rows; delete it.")
+        return np.frombuffer(body, dtype)
+
+    def write(self, key: str, body: bytes) -> None:
+        if self.put:
+            self.put(key, body)
+        else:
+            self.written[key] = body
+
+    def keep(self, name: str, rows: np.ndarray, held: str = "") -> str:
+        """Write rows under a name of their content, unless held already; the key, or nothing for no rows."""
+        if not len(rows):
+            return ""
+        body = rows.tobytes()
+        key = f"{name}-{hashlib.sha256(body).hexdigest()[:16]}.bin"
+        if key != held:
+            self.write(key, body)
+        return key
+
+
+@dataclass
+class _Day:
+    """A day of scoring: the parts that are in it, its scores and reports put together, its counts."""
+
+    parts: list[str]
+    scores: str
+    n: int
+    reports: str
+    counts: Cohort
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self) | {"counts": self.counts.to_dict()}
+
+
+@dataclass
+class _State:
+    """What is known so far; the manifest.
+
+    ``since`` and ``seen``: label files from that key on are looked at, and those were read. ``waiting``: reports whose
+    payment has not been found. ``unreadable`` lines, ``unread`` files, reports of ``unknown`` payments.
+    """
+
+    since: str = ""
+    seen: list[str] = field(default_factory=list)
+    waiting: str = ""
+    unreadable: int = 0
+    unread: int = 0
+    unknown: int = 0
+    joined: int = -1
+    days: dict[int, _Day] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, files: _Files, key: str) -> tuple[_State, bytes]:
+        """The state and its bytes; a new one where there is none, or one of another format."""
+        try:
+            document = json.loads(body := files.read(key))
+            if document.pop("format") == FORMAT:
+                days = document.pop("days")
+                found = cls(**document)
+                for day, one in days.items():
+                    found.days[int(day)] = _Day(**one | {"counts": Cohort.from_dict(one["counts"])})
+                return found, body
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError, DataError):  # all can be read again from labels and parts
+            return cls(), b""
+        return cls(), b""
+
+    def to_bytes(self) -> bytes:
+        days = {str(day): one.to_dict() for day, one in sorted(self.days.items())}
+        return json.dumps({"format": FORMAT, **vars(self), "days": days}, allow_nan=False).encode()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all scores."""
+        return sum(one.n for one in self.days.values()) * SCORE.itemsize
+
+    def waiting_reports(self, files: _Files) -> np.ndarray:
+        return files.rows(self.waiting, REPORT)
+
+    def notes(self) -> list[str]:
+        found = []
+        if self.unread:
+            found.append(f"{self.unread:,} label files wait to be read in the next check.")
+        if self.unreadable:
+            found.append(f"{self.unreadable:,} lines of label files cannot be read and say nothing.")
+        return found
+
+
+def _parts(files: _Files, prefix: str, first: int) -> dict[int, list[str]]:
+    """Parts of the days from one on, by day number."""
+    found: dict[int, list[str]] = {}
+    for key in files.list(prefix, f"{prefix}{_date(max(first, 0))}"):
+        year, month, day = key.removeprefix(prefix).split("/")[:3]
+        found.setdefault(int(datetime(int(year), int(month), int(day), tzinfo=UTC).timestamp()) // DAY, []).append(key)
+    return found
+
+
+def _reports(files: _Files, state: _State, now: float, first: int) -> np.ndarray:
+    """Reports in label files that were not read before, oldest file first; the state remembers what was."""
+    state.since = state.since or f"labels/{_date(first)}/"
+    seen, year = set(state.seen), int(state.since[7:11])
+    # A name like labels/2026-01.csv stands before labels/2026/: such are looked for by themselves.
+    aside = [key for one in range(year, year + 2) for key in _before(files.list("labels/", f"labels/{one}"), one)]
+    aside = [key for key in aside if key <= state.since]
+    listed = [*aside, *files.list("labels/", state.since)]
+    listed = [key for key in listed if key.endswith((".jsonl", ".csv"))]
+    fresh = [key for key in listed if f"{id_hash(key):x}" not in seen]
+    batches = [np.empty(0, REPORT)]
+    for key in fresh[:FILES]:
+        try:
+            body = files.read(key)
+        except FileNotFoundError:
+            continue  # gone since it was listed
+        if key.endswith(".csv"):
+            told, problems = parse_label_csv(body, key, LabelColumns(), now)
+        else:
+            told, problems = parse_label_file(body, key)
+        told.sort(key=lambda one: (one.time, one.label))
+        rows = [(id_hash(one.inference_id), one.time, one.label, int(now // DAY), False) for one in told]
+        batches.append(np.array(rows, REPORT))
+        state.unreadable += len(problems)
+        seen.add(f"{id_hash(key):x}")
+    unread = fresh[FILES:]
+    state.unread = len(unread)
+    recent = f"labels/{datetime.fromtimestamp(max(0.0, now - OVERLAP), UTC):%Y/%m/%d/%H}/"
+    state.since = max(state.since, min([recent, *(f"{key.rsplit('/', 1)[0]}/" for key in unread)]))
+    state.seen = sorted(seen & {f"{id_hash(key):x}" for key in listed if key > state.since or key in aside})
+    return np.concatenate(batches)
+
+
+def _before(keys: Iterable[str], year: int) -> list[str]:
+    found = []
+    for key in keys:
+        if key >= f"labels/{year}/":
+            break
+        found.append(key)
+    return found
+
+
+def _join(
+    files: _Files,
+    root: str,
+    version: str,
+    state: _State,
+    parts: Mapping[int, Sequence[str]],
+    reports: np.ndarray,
+    threshold: float,
+) -> tuple[np.ndarray, bool]:
+    """Put new parts into their days, give each report to the day of its payment, count again what changed.
+
+    Returns
+    -------
+    reports : ndarray of REPORT
+        Those whose payment was not found.
+    whole : bool
+        Whether all parts are in their days.
+    """
+    taken = 0
+    whole = True
+    for day in sorted({*parts, *state.days}, reverse=True):  # most reports are about the newest
+        one = state.days.get(day) or _Day([], "", 0, "", Cohort())
+        new = [key for key in parts.get(day, ()) if _name(key) not in one.parts]
+        if new and taken > ROWS:
+            new, whole = [], False
+        asked = np.ones(len(reports), bool) if new else ~reports["tried"]
+        if not (new or asked.any()):
+            continue
+        scores = files.rows(one.scores, SCORE)
+        if new:
+            scores = first_of_each(np.concatenate([scores, *(files.rows(key, SCORE) for key in new)]))
+            taken += len(scores)
+        mine = asked & within(reports["id"], scores["id"])
+        if not (new or mine.any()):
+            continue
+        known = latest(np.concatenate([files.rows(one.reports, REPORT), reports[mine]]))
+        reports = reports[~mine]
+        place = f"{root}truth/{version}/{_date(day)}"
+        state.days[day] = _Day(
+            sorted([*one.parts, *map(_name, new)]),
+            files.keep(f"{place}-scores", scores, one.scores) if new else one.scores,
+            len(scores),
+            files.keep(f"{place}-reports", known, one.reports),
+            count(scores, known, day, threshold),
+        )
+    reports["tried"] = True
+    return reports, whole
+
+
+def within(ids: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which ids are among those in rising order."""
+    if not len(ordered):
+        return np.zeros(len(ids), bool)
+    return np.asarray(ordered[np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)] == ids)
+
+
+def first_of_each(rows: np.ndarray) -> np.ndarray:
+    """Sort payments by id; of several with one id the earliest stays."""
+    rows = rows[np.lexsort((rows["score"], rows["second"], rows["id"]))]
+    return rows[np.r_[True, rows["id"][1:] != rows["id"][:-1]]] if len(rows) else rows
+
+
+def latest(reports: np.ndarray) -> np.ndarray:
+    """Sort reports by id; of several about one payment the newest stays, of several at one moment the last."""
+    reports = reports[np.lexsort((np.arange(len(reports)), reports["time"], reports["id"]))]
+    return reports[np.r_[reports["id"][1:] != reports["id"][:-1], True]] if len(reports) else reports
+
+
+def count(scores: np.ndarray, reports: np.ndarray, day: int, threshold: float) -> Cohort:
+    """Count a day.
+
+    Parameters
+    ----------
+    scores : ndarray of SCORE
+        One for each payment, sorted by id.
+    reports : ndarray of REPORT
+        At most one for each, of these payments only, sorted by id.
+    day : int
+        Day number.
+    threshold : float
+        From which a payment is flagged.
+    """
+    score = scores["score"].astype(np.float64)
+    place = np.searchsorted(scores["id"], reports["id"])
+    fraud, told = np.zeros(len(score), bool), np.zeros(len(score), bool)
+    told[place], fraud[place] = True, reports["label"] == 1
+    flagged = scores["score"] >= np.float32(threshold)  # both are rounded, so that equal ones stay equal
+    bins = np.searchsorted(EDGES, score, side="right")
+    parts = np.rint(score * UNIT).astype(np.int64)
+    late = (reports["time"] - (day * DAY + scores["second"][place]))[reports["label"] == 1] // DAY
+    delays = np.bincount(np.clip(late, 0, DELAYS - 1).astype(np.int64), minlength=DELAYS)
+    return Cohort(
+        start=float(day * DAY),
+        end=float((day + 1) * DAY),
+        scored=np.bincount(bins, minlength=len(EDGES) + 1).tolist(),
+        fraud=np.bincount(bins[fraud], minlength=len(EDGES) + 1).tolist(),
+        told=int(told.sum()),
+        flagged=int(flagged.sum()),
+        caught=int((flagged & fraud).sum()),
+        flagged_told=int((flagged & told).sum()),
+        expected=int(parts.sum()),
+        expected_flagged=int(parts[flagged].sum()),
+        delays=delays.tolist(),
+    )
+
+
+def _date(day: int) -> str:
+    return f"{datetime.fromtimestamp(day * DAY, UTC):%Y/%m/%d}"
+
+
+def _name(key: str) -> str:
+    return key.rsplit("/", 1)[-1]

@@ -1,0 +1,168 @@
+"""What to do, by cause: each kind of change has its own remedy, and retraining is only one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fraud.pipeline.plaintext import count, listed, percent, shown
+from fraud.pipeline.report_governor import of_verdict, why_of
+from fraud.pipeline.verdict_view import ON_TRUTH, fired
+
+if TYPE_CHECKING:
+    from fraud.pipeline.report import Findings
+
+MOST = 5  # pieces of advice; more are not followed
+Rule = Mapping[str, Any]
+
+
+def advice(findings: Findings) -> list[str]:
+    """What to do, the most urgent first.
+
+    Parameters
+    ----------
+    findings : Findings
+
+    Returns
+    -------
+    list of str
+        Sentences of plain text.
+    """
+    verdict = findings.verdict
+    if verdict["verdict"] in QUIET:
+        return [QUIET[verdict["verdict"]](verdict)]
+    groups: dict[str, list[Rule]] = {}
+    for rule in fired(verdict):
+        groups.setdefault(_cause(rule), []).append(rule)
+    found = [say(groups[cause], findings) for cause, say in CAUSES.items() if cause in groups]
+    if verdict["verdict"] == "DRIFT":
+        found = found[: MOST - 1] + [_retraining(findings)]
+    return found[:MOST] or ["Nothing needs to be done."]
+
+
+def _cause(rule: Rule) -> str:
+    name, up = rule["rule"], rule.get("direction") != "down"
+    if name in ON_TRUTH:
+        return "truth"
+    if name == "missing":
+        return "missing" if up else "collected"
+    if name == "review_rate":
+        return "more reviews" if up else "fewer reviews"
+    return {"unseen": "new", "repeated": "repeated", "score_psi": "score"}.get(name, "moved")
+
+
+def _names(rules: list[Rule]) -> str:
+    return listed(list(dict.fromkeys(shown(rule["feature"], 30) for rule in rules)))
+
+
+def _truth(rules: list[Rule], findings: Findings) -> str:
+    return (
+        "Truth itself says so: fraud has changed, or the model finds less of it. Labels are here, so retraining can "
+        "learn it; until then look at the frauds that were approved for what they have in common."
+    )
+
+
+def _repeated(rules: list[Rule], findings: Findings) -> str:
+    return (
+        f"Look at who sends the repeated value of {_names(rules)}: card testing, or a caller's default. Block or limit "
+        "the caller; do not retrain on an attack before it is labelled."
+    )
+
+
+def _missing(rules: list[Rule], findings: Findings) -> str:
+    worst = max(rules, key=lambda rule: abs((rule["current"] or 0.0) - (rule["reference"] or 0.0)))
+    who = f"{shown(worst['feature'], 30)}: " if len(rules) > 1 else ""
+    return (
+        f"Ask who delivers {_names(rules)} why it is missing ({who}{percent(worst['current'])} of payments instead of "
+        f"{percent(worst['reference'])}). Retrain only if it will not come back."
+    )
+
+
+def _collected(rules: list[Rule], findings: Findings) -> str:
+    return (
+        f"{_names(rules)} is now filled where it was missing at training. That is good news for the next model, once "
+        "labels of such payments have arrived; nobody needs to be stopped."
+    )
+
+
+def _new(rules: list[Rule], findings: Findings) -> str:
+    return (
+        f"{_names(rules)} has values that training never saw; the model takes them as unknown. If a product or a "
+        "market was added, have some of these payments labelled (review_rows of 01_merge_data draws them) and retrain."
+    )
+
+
+def _moved(rules: list[Rule], findings: Findings) -> str:
+    return (
+        f"Ask whether {_names(rules)} moved because of prices, a campaign, another unit or another currency. A unit is "
+        "mended at the caller; real change is learnt by retraining."
+    )
+
+
+def _score(rules: list[Rule], findings: Findings) -> str:
+    return "The model's scores moved: look at the threshold before reviewers do, and at the last deployment's date."
+
+
+def _more(rules: list[Rule], findings: Findings) -> str:
+    rule = rules[0]
+    return (
+        f"Reviewers get {percent(rule['current'])} of payments instead of {percent(rule['reference'])}: sort their "
+        "queue by score, and add people or raise the threshold until a new model is in service."
+    )
+
+
+def _fewer(rules: list[Rule], findings: Findings) -> str:
+    rule = rules[0]
+    return (
+        f"Only {percent(rule['current'])} of payments go to review instead of {percent(rule['reference'])}: fraud may "
+        "slip through. Let reviewers look at payments below the threshold, drawn at random."
+    )
+
+
+CAUSES: dict[str, Callable[[list[Rule], Findings], str]] = {
+    "truth": _truth,
+    "repeated": _repeated,
+    "missing": _missing,
+    "more reviews": _more,
+    "fewer reviews": _fewer,
+    "new": _new,
+    "moved": _moved,
+    "score": _score,
+    "collected": _collected,
+}
+
+
+def _retraining(findings: Findings) -> str:
+    """What becomes of the retraining that a drift verdict asks for."""
+    decision = of_verdict(findings)
+    known = sum(name in findings.truth for name in findings.traffic.inference_id)
+    labels = (
+        f"Truth has arrived for {count(known, 'payment')} of this window."
+        if known
+        else "No truth has arrived for this window: without labels of the new traffic no model can learn it."
+    )
+    if decision and decision.get("start"):
+        return f"A retraining was started by itself ({shown(decision.get('execution_id'))}). {labels}"
+    if decision:
+        return f"No retraining was started: {why_of(decision)} By hand it is `fraud run`. {labels}"
+    return f"A retraining starts by itself unless the governor holds it back; by hand it is `fraud run`. {labels}"
+
+
+def _ok(verdict: Mapping[str, Any]) -> str:
+    if verdict.get("signal"):
+        return "A rule fired in this window alone. Wait for the next checks; what lasts becomes drift by itself."
+    return "Nothing needs to be done."
+
+
+QUIET: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "OK": _ok,
+    "INSUFFICIENT_DATA": lambda verdict: "Wait for more traffic; no verdict is not the same as no drift.",
+    "MISSING_CAPTURE": lambda verdict: (
+        "Look at the endpoint's data capture (`aws sagemaker describe-endpoint --endpoint-name "
+        f"{shown(verdict['endpoint'])}`, DataCaptureConfig): what it answers does not reach the bucket."
+    ),
+    "SCHEMA_CHANGED": lambda verdict: (
+        "Look at the callers: they send other fields than the model was trained on. Do not retrain before that is "
+        "settled."
+    ),
+}

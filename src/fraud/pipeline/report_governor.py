@@ -1,0 +1,83 @@
+"""What the governor did with drift verdicts, and why: its own records, in its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from fraud.governor import in_words
+from fraud.moment import iso
+from fraud.pipeline.blocks import Block, Prose, Table
+from fraud.pipeline.plaintext import shown
+
+if TYPE_CHECKING:
+    from fraud.pipeline.report import Findings
+
+ROWS = 8
+Record = Mapping[str, Any]
+
+
+def decisions(findings: Findings) -> list[Block]:
+    """The governor's newest decisions, equal ones in a row together, and whether a person has paused it.
+
+    Parameters
+    ----------
+    findings : Findings
+
+    Returns
+    -------
+    list of Block
+    """
+    found: list[Block] = []
+    state = findings.state or {}
+    if state.get("paused"):
+        pause = state.get("pause") or {}
+        who = f" by {shown(pause['by'], 80)}" if pause.get("by") else ""
+        since = f" since {_when(pause['at'])}" if pause.get("at") else ""
+        why = f": {shown(pause['reason'], 200)}" if pause.get("reason") else ""
+        found.append(
+            Prose([f"Retraining is paused{who}{since}{why}. Drift starts nothing until it is resumed."], strong=1)
+        )
+    if not findings.decisions:
+        return [*found, Prose([_without_records(state)])]
+    runs = [list(same) for _, same in groupby(findings.decisions, key=lambda one: (did(one), list(one["reasons"])))]
+    rows = [[_period(same), did(same[0]), why_of(same[0])] for same in runs[:ROWS]]
+    marked = [bool(same[0].get("start")) for same in runs[:ROWS]]
+    return [*found, Table(["when (UTC)", "decision", "why"], rows, marked, left=(1, 2))]
+
+
+def of_verdict(findings: Findings) -> Record | None:
+    """The decision on the verdict that is reported; None when there is no record of it."""
+    end = findings.verdict["window"]["end"]
+    return next((one for one in findings.decisions if (one.get("window") or {}).get("end") == end), None)
+
+
+def did(one: Record) -> str:
+    """What a decision came to."""
+    if not one.get("start"):
+        return "not started"
+    return f"started {shown(one['execution_id'])}" if one.get("execution_id") else "started"
+
+
+def why_of(one: Record) -> str:
+    """Why, in the governor's own words, and from when on it may be otherwise."""
+    said = str(one.get("in_words") or in_words(one["reasons"]))
+    later = f" Possible from {_when(one['allowed_from'])}." if one.get("allowed_from") else ""
+    return said + later
+
+
+def _without_records(state: Record) -> str:
+    if not state.get("last_start"):
+        return "No decision of the governor is recorded, and it has not started a retraining yet."
+    who = f" ({shown(state['execution_id'])})" if state.get("execution_id") else ""
+    return f"The last retraining was started at {_when(state['last_start'])}{who}; no decision is recorded."
+
+
+def _period(same: Sequence[Record]) -> str:
+    newest = _when(same[0]["moment"])
+    return newest if len(same) == 1 else f"{_when(same[-1]['moment'])} to {newest}, {len(same)} times"
+
+
+def _when(moment: str) -> str:
+    return iso(moment)[:16].replace("T", " ")

@@ -1,0 +1,134 @@
+"""The drift report as sentences and tables in a row: the plain-text twin, and the brief for e-mail and history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fraud.pipeline import drift_plots, report, report_advice, report_governor, report_money, report_tables
+from fraud.pipeline.blocks import Badge, Block, Prose
+from fraud.pipeline.plaintext import count, sparkline
+from fraud.pipeline.report import review_rates
+from fraud.pipeline.report_truth import on_truth
+from fraud.pipeline.verdict_view import causes, spark_levels
+
+if TYPE_CHECKING:
+    from fraud.pipeline.report import Findings
+
+MAIL_ROWS = 8
+
+
+def verdict(findings: Findings) -> Badge:
+    """The verdict and its sentence, as stored."""
+    return Badge(findings.verdict["verdict"], findings.verdict["sentence"])
+
+
+def money(findings: Findings) -> Prose:
+    """What it costs; the sentence that says it all stands out."""
+    return Prose(report_money.money_of(findings, review_rates(findings)).sentences, strong=1)
+
+
+def to_do(findings: Findings) -> Prose:
+    """What to do, one item a cause."""
+    return Prose(report_advice.advice(findings), bullets=True)
+
+
+def basis(findings: Findings) -> Prose:
+    """What the verdict covers, how lasting the change is, and how often such a verdict is wrong."""
+    said = [report.describe(findings)]
+    lasting, rate = findings.verdict.get("persistence"), findings.verdict.get("expected_false_alarms_per_month")
+    if lasting and lasting["of"] > 1:
+        said.append(
+            f"{lasting['signals']} of the last {lasting['of']} checks had a signal, and {lasting['needed']} are drift."
+        )
+    if rate is not None:
+        said.append(f"Without any drift these rules would raise {rate:.2g} false alarms a month.")
+    called, n = findings.verdict.get("invocations"), findings.verdict["n"]
+    if called is not None:
+        said.append(f"The endpoint was called {called:,} times; {n:,} captured payments were compared.")
+    return Prose([" ".join(said)])
+
+
+def course(findings: Findings) -> Prose:
+    """The checks up to this one as a line of blocks."""
+    levels = spark_levels(findings.checks)
+    known = [value for value in levels if value is not None]
+    if not known:
+        return Prose(["No check before this one could judge."])
+    return Prose(
+        [
+            f"Largest drift score of the last {count(len(levels), 'check')}, oldest first, as a multiple of its limit: "
+            f"{sparkline(levels)} (now {known[-1]:.2f}, highest {max(known):.2f}; half the height is the limit)."
+        ]
+    )
+
+
+def panels(findings: Findings, most: int = 6) -> list[dict[str, Any]]:
+    """Distributions of the score and of the features that moved most, for `plot_distributions`."""
+    return report.panels(findings, [name for name, _, _ in report_tables.ranked(findings)[: most - 1]])
+
+
+def scores_over_time(findings: Findings) -> drift_plots.Course:
+    """Mean score and share sent to review, slice by slice."""
+    return drift_plots.course(findings, review_rates(findings)[0])
+
+
+def model(findings: Findings) -> Block:
+    """Scores and shares sent to review or approved."""
+    return report_tables.model(findings, review_rates(findings))
+
+
+def twin(findings: Findings, more: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """Everything the report says, as lines of plain text.
+
+    Parameters
+    ----------
+    findings : Findings
+    more : sequence of tuple of str
+        Title and text of what other modules add, such as an A/B test.
+
+    Returns
+    -------
+    list of str
+    """
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("", [verdict(findings), money(findings)]),
+        ("What to do", [to_do(findings)]),
+        ("What this covers", [basis(findings), course(findings)]),
+        ("What moved", [report_tables.moved(findings)]),
+        ("What the model says", [model(findings)]),
+        ("Missing and new", [report_tables.missing(findings)]),
+        ("Repeated values", [report_tables.repeated(findings)]),
+        ("How right it is", on_truth(findings)),
+        ("What the governor did", report_governor.decisions(findings)),
+    ]
+    texts = [(title, "\n".join(block.text() for block in blocks)) for title, blocks in parts]
+    lines: list[str] = []
+    for title, text in [*texts[:-1], *more, texts[-1]]:
+        lines += ([title.upper(), ""] if title else []) + [*text.splitlines(), ""]
+    return lines[:-1]
+
+
+def brief(findings: Findings) -> dict[str, Any]:
+    """What e-mail and history page show of the report, as plain JSON.
+
+    Returns
+    -------
+    dict
+        ``money``, ``advice``, ``basis`` (sentences), ``moved`` (``columns``, ``rows``, ``marked``, ``note``),
+        ``causes``, ``levels`` (of the last checks).
+    """
+    table = report_tables.moved(findings, MAIL_ROWS, narrow=True)
+    return {
+        "money": list(money(findings).sentences),
+        "advice": list(to_do(findings).sentences),
+        "basis": basis(findings).sentences[0],
+        "moved": {
+            "columns": list(table.columns),
+            "rows": [list(row) for row in table.rows],
+            "marked": list(table.marked),
+            "note": table.note,
+        },
+        "causes": causes(findings.verdict),
+        "levels": spark_levels(findings.checks),
+    }

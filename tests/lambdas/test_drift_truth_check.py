@@ -1,0 +1,54 @@
+"""From captured payments and delivered labels to an alarm, through the whole drift check."""
+
+import datetime as dt
+import json
+
+from drift_check_kit import NOON, app, capture, metric, stored, tick
+from lambdas_kit import BASELINE, BUCKET, ENDPOINT, RELEASE, keys, put
+
+from fraud.capture import parse_file
+from fraud.labels import GroundTruth, render_label_line
+from fraud.performance import reference
+
+DAY = 86_400
+KNOWN = reference([1] * 400 + [0] * 19_600, [0.55] * 300 + [0.1] * 100 + [0.2] * 19_600, 0.5, delay_days=7)
+
+
+def at(monkeypatch, moment):
+    monkeypatch.setattr(app.time, "time", lambda: moment + 60)
+    return tick({"time": dt.datetime.fromtimestamp(moment, dt.UTC).isoformat()}, owner=f"request-{moment}")
+
+
+def payments(s3):
+    """Inference ids and scores of what was captured."""
+    for key in keys(s3, "data-capture/"):
+        body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        yield from ((one.inference_id, one.fraud_probability) for one in parse_file(body, key)[0])
+
+
+def test_frauds_that_the_model_missed_are_drift_once_their_week_is_mature(s3, pipeline, monkeypatch):
+    put(s3, RELEASE["baseline_key"], BASELINE | {"performance": KNOWN})
+    capture(s3)
+    first = tick()
+    assert first["verdict"] == "OK" and not stored(s3, first)["performance"]["cohorts"]
+    assert len(keys(s3, f"drift/{ENDPOINT}/scores/run-1/2026/01/02/")) == 1
+
+    missed = [name for name, score in payments(s3) if score < 0.4][:60]
+    assert len(missed) == 60
+    told = NOON + 3 * DAY
+    lines = "\n".join(render_label_line(GroundTruth(name, 1, told)) for name in missed)
+    s3.put_object(Bucket=BUCKET, Key="labels/2026/01/05/12/a.jsonl", Body=lines.encode())
+    young = at(monkeypatch, NOON + 4 * DAY)
+    assert not any(rule["fired"] for rule in stored(s3, young)["rules"])
+
+    capture(s3, end=NOON + 8 * DAY, hour="10/10")  # looks as ever
+    report = at(monkeypatch, NOON + 8 * DAY)
+    verdict = stored(s3, report)
+    assert report["verdict"] == "DRIFT" and report["decision"]["start"]
+    fired = {rule["rule"]: rule for rule in verdict["rules"] if rule["fired"]}
+    assert {"fraud_rate", "recall"} <= set(fired)
+    assert fired["fraud_rate"]["current"] == 60 / 500 and fired["recall"]["current"] == 0.0
+    (week,) = verdict["performance"]["cohorts"]
+    assert (week["n"], week["frauds"], week["truth"]) == (500, 60, 60)
+    assert metric("Drift") == 1
+    json.dumps(verdict, allow_nan=False)
