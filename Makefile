@@ -37,12 +37,16 @@ prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the 
 prove-serving: install  ## the long proofs of serving: updates and rollbacks under load, broken models, malformed requests
 	@$(PYTEST) -m slow -s tests/serving tests/lambdas
 
-bench: install  ## the benchmarks, about half an hour; benchmarks/README.md says what each measures
+bench: install  ## the benchmarks, about an hour; benchmarks/README.md says what each measures
 	@$(BIN)/python benchmarks/parse_capture.py
 	@$(BIN)/python benchmarks/merge.py --double
 	@$(BIN)/python benchmarks/load_training.py
 	@$(BIN)/python benchmarks/serving.py
 	@$(BIN)/python benchmarks/pseudo_labels.py
+	@$(BIN)/python benchmarks/drift_lambda.py
+	@$(BIN)/python benchmarks/drift_speed.py
+	@$(BIN)/python benchmarks/drift_quality.py
+	@$(BIN)/python benchmarks/governor_month.py --quiet
 
 lint: install  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src/fraud/*.py lambdas/*/app.py

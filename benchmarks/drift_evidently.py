@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import warnings
+from pathlib import Path
 
 BEGAN = time.perf_counter()
 os.environ["DO_NOT_TRACK"] = "1"
@@ -49,7 +50,7 @@ def main(reference_path: str, *paths: str) -> None:
             "drifted": drifted,
             "dataset_drift": len(drifted) >= 0.5 * columns,
             "seconds": time.perf_counter() - BEGAN,
-            "peak_mb": int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024,
+            "peak_mb": int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024,
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

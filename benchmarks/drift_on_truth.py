@@ -229,8 +229,6 @@ def resampled(one: World, months: int, daily: int, seed: int, threshold: float) 
     """
     rng = np.random.default_rng([seed, daily])
     label, score, _ = one.graded
-    labels = np.zeros(len(score), truth.REPORT)
-    labels["id"], labels["label"] = np.arange(len(score)), label
 
     def drawn(n: int) -> Cohort:
         picked = rng.integers(0, len(score), n)

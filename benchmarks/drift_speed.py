@@ -1,7 +1,7 @@
 """One drift check against Evidently's DataDriftPreset: seconds and peak memory of whole processes, taking turns.
 
 50,000 live rows × 50 columns against 500,000 reference rows, all made here from a seed. Ours reads the stored baseline
-and captured lines as SageMaker writes them, JSON in JSON; Evidently reads both tables as Parquet, which is faster to read.
+and captured lines as SageMaker writes them, JSON in JSON; Evidently reads both tables as Parquet, the faster form.
 
 * **check**: all live rows are counted, as after an outage of a day.
 * **hourly**: 23 of 24 hours are counted already, as at every check of a running product.

@@ -4,8 +4,8 @@
 
 Reference models in the book's settings first, so that features, splits and measures are known to be the book's; then
 the product's own training job on the same rows. Exit code 1 when a reference is out of tolerance, or when the product
-with four weeks of history misses the goal; the one week that the book learns from is not enough for it. `--quick`
-leaves out the four test weeks, and with them the product.
+as it comes misses the goal with four weeks of history; the one week that the book learns from is not enough for it.
+`--quick` leaves out the four test weeks, and with them the product.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name, given, must in (
             ("product, its defaults", RULES, False),
             ("product, fixed ridge, bins, columns", [*RULES, *product.FIXED], False),
-            ("product, its defaults, four weeks", LONGER, False),
+            ("product, its defaults, four weeks", LONGER, True),
             ("product, preset", [*RULES, *PRESET], False),  # a week of history, as the book: not enough for all three
-            ("product, preset, four weeks of history", [*LONGER, *PRESET], True),
+            ("product, preset, four weeks of history", [*LONGER, *PRESET], False),
         ):
             measured = ours(table, WEEKS, given).mean(axis=0)
             lines.append(line("prequential", name, GOAL, measured))

@@ -159,15 +159,11 @@ def performance_of(
 
 @dataclass
 class _Files:
-    """The bucket. What was written in this check can be read in it, even when nothing is really written."""
+    """The bucket; without ``put`` nothing is written."""
 
     list: Keys
-    get: Callable[[str], bytes]
+    read: Callable[[str], bytes]
     put: Callable[[str, bytes], Any] | None
-    written: dict[str, bytes] = field(default_factory=dict)
-
-    def read(self, key: str) -> bytes:
-        return self.written[key] if key in self.written else self.get(key)
 
     def rows(self, key: str, dtype: np.dtype) -> np.ndarray:
         """An object of rows; no key is none of them."""
@@ -179,8 +175,6 @@ class _Files:
     def write(self, key: str, body: bytes) -> None:
         if self.put:
             self.put(key, body)
-        else:
-            self.written[key] = body
 
     def keep(self, name: str, rows: np.ndarray, held: str = "") -> str:
         """Write rows under a name of their content, unless held already; the key, or nothing for no rows."""

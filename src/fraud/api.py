@@ -96,8 +96,8 @@ class Prediction:
 
     def only(self, places: Sequence[int]) -> Prediction:
         """The request for some of the transactions."""
-        chosen = ([kept[k] for k in places] for kept in (self.transactions, self.inference_ids))
-        return Prediction(*chosen, self.reasons, self.single)
+        ids = [self.inference_ids[k] for k in places]
+        return Prediction([self.transactions[k] for k in places], ids, self.reasons, self.single)
 
     def to_json(self) -> bytes:
         """Body for the endpoint; what data capture stores."""

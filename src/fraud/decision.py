@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fraud.moment import iso, seconds
+from fraud.rules import ON_TRUTH
 from fraud.verdict import DRIFT
 
 START, RECOVERED = "START", "RECOVERED"
@@ -174,7 +175,8 @@ def decide(
     reasons = [PAUSED] if state.get("paused") else []
     if verdict["verdict"] != DRIFT:
         return Decision(False, (*reasons, NOT_DRIFT))
-    if verdict["n"] < policy["min_records"]:
+    told_by_truth = any(rule["fired"] and rule["rule"] in ON_TRUTH for rule in verdict.get("rules", ()))
+    if verdict["n"] < policy["min_records"] and not told_by_truth:  # truth has a minimum of its own
         reasons.append(MIN_RECORDS)
     if state.get("status") == CLAIMED and state.get("token"):  # the limits were kept when it was claimed
         return Decision(False, tuple(reasons)) if reasons else Decision(True, (RECOVERED,))

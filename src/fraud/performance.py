@@ -17,6 +17,7 @@ from typing import Any
 from fraud.cohort import DAY, DELAYS, UNIT, WEEK, Cohort, estimate, figures
 from fraud.intervals import Z95, auc, dispersion, greater_by_chance, log_odds, student_tail
 from fraud.moment import iso
+from fraud.rules import ON_TRUTH
 
 POLICY: dict[str, Any] = {
     "fraud_rate_threshold": 0.30,
@@ -33,7 +34,6 @@ POOLED = 4  # weeks that are judged together where one expects too few frauds
 EXPECTED_FRAUDS = 25  # of what is judged, if frauds are as frequent as at training
 MIN_FRAUDS = 10  # below which nothing is said about recall and AUC
 DELAY_DAYS = 7
-RULES = ("fraud_rate", "recall", "auc")
 
 
 def reference(
@@ -132,7 +132,7 @@ def judge_performance(
     mature = [cohort for cohort in cohorts if cohort.mature and cohort.n]
     young = [cohort for cohort in cohorts if not cohort.mature and cohort.n]
     judged, used = _judged(known, mature)
-    level = policy["false_alarm_rate"] / (len(RULES) + max(0, features))
+    level = policy["false_alarm_rate"] / (len(ON_TRUTH) + max(0, features))
     rules = [rule(known, judged, policy, level, spread) for rule in (_fraud_rate, _recall, _auc)] if judged else []
     notes = _notes(known, judged, mature, delay_of(reference, policy))
     return {

@@ -16,6 +16,7 @@ from fraud.tally import Categories, Numbers
 
 MEAN_SHIFT, PSI, KS, MISSING = "mean_shift", "psi", "ks", "missing"
 UNSEEN, REPEATED, SCORE_PSI, REVIEW_RATE = "unseen", "repeated", "score_psi", "review_rate"
+ON_TRUTH = ("fraud_rate", "recall", "auc")  # of fraud.performance
 MOVED = 0.06  # share of payments that must have moved: more than one caller may bring (max_caller_share)
 _ALMOST = 1e-9  # a shift of exactly the threshold fires, whatever rounding did
 _COVERED = 0.5  # of a number whose few values make up so much, the distribution says what repetition would
@@ -92,13 +93,14 @@ def statistics(reference: Mapping[str, Any], current: Numbers | Categories) -> d
     whole = pooled([*before, reference["missing"]], [*after, lost])
     some, both = bool(rows and n), bool(reference["count"] and current.count)
     psi = distances.population_stability_index(*whole) if some else None
+    wider = reference.get("natural", {}).get("dispersion", 1.0)  # rows of one card are not independent
     statistic, degrees = distances.chi_square(*whole)
     found: dict[str, Any] = {
         "type": reference["type"],
         "n": n,
         "missing": [reference["missing"] / rows if rows else None, lost / n if n else None],
         "psi": psi,
-        "psi_tail": None if psi is None else distances.psi_tail(psi, len(whole[0]), rows, n),
+        "psi_tail": None if psi is None else distances.psi_tail(psi, len(whole[0]), rows / wider, n / wider),
         "psi_without_missing": distances.population_stability_index(*pooled(before, after)) if both else None,
         "jensen_shannon": distances.jensen_shannon(*whole) if some else None,
         "chi_square": statistic if some else None,
@@ -114,7 +116,7 @@ def statistics(reference: Mapping[str, Any], current: Numbers | Categories) -> d
     ks = distances.kolmogorov_smirnov(before, after) if both else None
     if both:
         shift = distances.relative_mean_shift(reference["mean"], current.mean or 0.0, reference["std"])
-        tail = distances.kolmogorov_tail(ks or 0.0, reference["count"], current.count)
+        tail = distances.kolmogorov_tail(ks or 0.0, reference["count"] / wider, current.count / wider)
         low = min(reference["min"], current.min if current.min is not None else reference["min"])
         high = max(reference["max"], current.max if current.max is not None else reference["max"])
         scale = reference.get("iqr") or reference["std"]
@@ -182,7 +184,7 @@ def _ks(name: str, found: Mapping[str, Any], limit: float) -> dict[str, Any]:
 
 
 def _share(
-    kind: str, name: str, before: tuple[float, float], after: tuple[float, float], limit: float
+    kind: str, name: str, before: tuple[float, float], after: tuple[float, float], limit: float, wider: float = 1.0
 ) -> dict[str, Any]:
     """A share of the payments has changed; `before` and `after` are (how many, of how many)."""
     made = rule(kind, name, limit, int(after[1]))
@@ -191,7 +193,7 @@ def _share(
     reference, current = before[0] / before[1], after[0] / after[1]
     made |= {"reference": reference, "current": current, "direction": direction(reference, current)}
     score = abs(current - reference)
-    made |= {"score": score, "p_value": distances.share_tail(before[0], before[1], after[0], after[1])}
+    made |= {"score": score, "p_value": distances.share_tail(*(count / wider for count in (*before, *after)))}
     return made | {"fired": score >= limit - _ALMOST, "detail": f"{current:.1%} of payments, {reference:.1%} before"}
 
 
@@ -247,7 +249,8 @@ def apply(
         made.append(_psi(PSI, name, one, policy["psi_threshold"] + natural.get("psi", 0.0)))
         rows, lost = entry["count"] + entry["missing"], current.missing + current.invalid
         limit = policy["missing_threshold"] + natural.get("missing", 0.0)
-        made.append(_share(MISSING, name, (entry["missing"], rows), (lost, one["n"]), limit))
+        wider = natural.get("dispersion", 1.0)
+        made.append(_share(MISSING, name, (entry["missing"], rows), (lost, one["n"]), limit, wider))
         if isinstance(current, Categories):
             seen = (entry.get("unseen", 0), rows), (current.unseen, one["n"])
             made.append(_share(UNSEEN, name, *seen, policy["unseen_threshold"]))

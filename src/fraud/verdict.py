@@ -133,14 +133,15 @@ def judge(
         _keep_what_is_new(applied, season, sketch, policy)
     for one in applied:
         one["fired"] = one["fired"] and enough
-    found = sorted([*applied, *(performance or {}).get("rules", ())], key=_rank)
+    on_truth = (performance or {}).get("rules", ())  # they share a false alarm rate of their own
+    found = sorted([*applied, *on_truth], key=_rank)
     fired = [one for one in found if one["fired"]]
     signal = bool(fired)
     needed, of = persistence(policy)
     signals = sum([signal, *map(bool, previous[: of - 1])])
     captured = n + skipped + repeated + capped
     changed = _schema_changes(baseline, sketch) if enough else []
-    by_truth = any(one["fired"] for one in (performance or {}).get("rules", ()))
+    by_truth = any(one["fired"] for one in on_truth)
     if _uncaptured(captured, unreadable, invocations):
         verdict, sentence = MISSING_CAPTURE, wording.missing(invocations, captured, unreadable)
     elif not enough and not by_truth:
@@ -171,12 +172,12 @@ def judge(
         "sentence": " ".join([sentence, *notes]),
         "signal": signal,
         "persistence": {"signals": signals, "of": of, "needed": needed},
-        "rules": found if n else list((performance or {}).get("rules", ())),
+        "rules": found if n else list(on_truth),
         "features": {name: one for name, one in statistics.items() if name},
         "score": statistics[""],
         "review_rate": reviewed,
         "performance": (performance or {}).get("summary"),
-        "expected_false_alarms_per_month": policy["false_alarm_rate"] * CHECKS_A_MONTH,
+        "expected_false_alarms_per_month": policy["false_alarm_rate"] * CHECKS_A_MONTH * (1 + bool(on_truth)),
         "notes": list(notes),
         "policy": policy,
         "computed_at": iso(now),

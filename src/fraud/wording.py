@@ -61,7 +61,7 @@ def drifted(fired: Sequence[Mapping[str, Any]], n: int) -> str:
     others = list(dict.fromkeys(showable(rule["feature"]) for rule in fired[1:]))
     others = [name for name in others if name and name != showable(fired[0]["feature"])]
     more = f" {len(others):,} more moved: {', '.join(others[:3])}{', …' if len(others) > 3 else ''}." if others else ""
-    if fired[0]["rule"] in ("fraud_rate", "recall", "auc"):
+    if fired[0]["rule"] in rules.ON_TRUTH:
         over = f"{fired[0]['n']:,} payments whose truth has arrived"
         return f"The model is no longer as right as it was: {reason(fired[0])}, over {over}.{more}"
     return f"Payments no longer look like what the model learnt: {reason(fired[0])}, over {n:,} payments.{more}"

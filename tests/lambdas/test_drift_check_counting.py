@@ -202,6 +202,15 @@ def test_a_column_of_any_length_is_counted_the_same(n, different, missing, rng):
     assert json.dumps(fast.to_dict()) == json.dumps(plain.to_dict())
 
 
+@pytest.mark.parametrize("n", [RARE - 1, RARE, RARE + 1, 2 * RARE, 2 * RARE + 1])
+def test_a_value_that_just_so_many_have_is_counted_the_same(n):
+    for column in ([float(k) for k in range(n)], [float(k // 2) for k in range(n)]):
+        plain, fast = Numbers([1.0]), counting.FastNumbers([1.0])
+        plain.take(list(column))
+        fast.take(column)
+        assert fast.to_dict() == plain.to_dict()
+
+
 def test_what_is_stored_is_read_again_and_goes_on():
     records = [
         parse_file(

@@ -5,13 +5,14 @@ import json
 
 import pytest
 from botocore.exceptions import ClientError
-from drift_check_kit import NOON, app, capture, check, invoked, metric, stored, tick, told
+from drift_check_kit import NOON, app, aws, capture, check, invoked, metric, stored, tick, told
 from lambdas_kit import BUCKET, ENDPOINT, RELEASE, keys, load_module, put
 
 from fraud.decision import Decision, Outcome
 
 metrics = load_module("drift_check", "metrics")
 message = load_module("drift_check", "message")
+acting = load_module("drift_check", "acting")
 
 
 def policy(**given):
@@ -57,6 +58,7 @@ def test_drift_is_what_several_checks_see(s3, pipeline, monkeypatch):
         ([("02/080000", True, "run-1"), ("02/100000", False, "run-1"), ("02/110000", False, "run-1")], "OK"),
         ([("02/110000", True, "run-0")], "OK"),
         ([("02/130000", True, "run-1")], "OK"),  # from after this window
+        ([("02/110000", True, "run-1"), ("02/130000", True, "run-2")], "DRIFT"),
         ([("02/110000", None, "run-1")], "DRIFT"),  # of a version that knew no signal
         ([], "OK"),
     ],
@@ -274,6 +276,25 @@ def test_labels_since_the_release_are_something_new_to_learn(s3, pipeline, monke
     assert tick()["decision"]["reasons"] == ["NOTHING_NEW_TO_LEARN"]
     s3.put_object(Bucket=BUCKET, Key="labels/bank.csv", Body=b"id,label\n1,1\n")
     assert at(monkeypatch, NOON + 3600)["decision"]["reasons"] == ["START"]
+
+
+def test_labels_from_before_the_release_are_known_already():
+    class Folder:
+        def items(self, prefix, after):
+            listed = [("labels/2026/01/02/11/a.jsonl", 90.0, 9), ("labels/2026/01/02/11/b.jsonl", 100.0, 9)]
+            listed += [("labels/bank.csv", 110.0, 9), ("labels/empty.csv", 110.0, 0), ("labels/last.csv", 120.0, 9)]
+            return (aws.Item(key, "", size, modified) for key, modified, size in listed)
+
+        def read(self, key):
+            read.append(key)
+            return b"id\n1\n\n2\n"
+
+    read = []
+    assert acting.new_labels(Folder(), 100.0, 100) == 3 + 2 + 2
+    assert read == ["labels/2026/01/02/11/b.jsonl", "labels/bank.csv", "labels/last.csv"]
+    read.clear()
+    assert acting.new_labels(Folder(), 100.0, 3) == 3
+    assert len(read) == 1
 
 
 # ------------------------------------------------------------------------------------------------------ metrics

@@ -172,6 +172,25 @@ def test_counts_are_those_of_a_payment_by_payment_count():
     json.dumps(found, allow_nan=False)
 
 
+def test_scores_on_the_threshold_and_on_an_edge_of_a_bin_are_counted_alike():
+    bucket = Bucket()
+    values = {"a": 0.3, "b": 0.5, "c": 0.0, "d": 1.0, "e": float(np.nextafter(np.float32(0.3), np.float32(0)))}
+    payments = {name: (float(np.float32(score)), moment(0, 7), 0) for name, score in values.items()}
+    bucket.score(list(values), list(values.values()), [moment(0, 7)] * len(values))
+    bucket.check(1)
+    assert bucket.days() == expected(payments, {})
+    assert bucket.days()[str(FIRST)].flagged == 3
+
+
+def test_of_two_reports_at_one_moment_in_one_file_fraud_counts():
+    bucket, _ = served(2)
+    for key, (first, second) in {"a": (0, 1), "b": (1, 0)}.items():
+        name = f"tx-0-{ord(key) - 97}"
+        bucket.report(f"{hour(2)}/{key}.jsonl", (name, first, moment(1)), (name, second, moment(1)))
+    bucket.check(2)
+    assert bucket.days()[str(FIRST)].frauds == 2
+
+
 @given(st.randoms())
 @settings(max_examples=15, deadline=None)
 def test_neither_the_order_nor_the_grouping_of_reports_and_checks_matters(shuffle):

@@ -73,7 +73,12 @@ def test_a_better_challenger_is_found() -> None:
 
 def test_too_little_truth_is_said() -> None:
     few = Comparison((arm("champion", 500, 1.0, 1), arm("challenger", 40, 1.0, 2, known=0.0)))
-    assert few.sentence == "Truth has arrived for 0 frauds of one of the models: too few to compare them yet."
+    said = "Truth has arrived for 0 frauds of one of the models: too few to compare them yet."
+    assert few.sentence.startswith(f"{said} The share sent to review differs by ")
+    assert few.table.loc["challenger run-challenger"].tolist()[4:] == ["–"] * 3, "no NaN is shown"
+    assert few.table.loc["challenger run-challenger", "payments"] == 40
+    nobody = Comparison((few.arms[0], arm("challenger", 0, 1.0, 2)))
+    assert nobody.sentence == said, "where nobody was asked there is no share"
     assert math.isnan(few.differences.loc["AUC ROC", "p"])
     assert not math.isnan(few.differences.loc["review rate", "p"])
 

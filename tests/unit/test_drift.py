@@ -611,3 +611,12 @@ def test_a_twentieth_of_forged_payments_cannot_buy_a_retraining(forged, share, n
 
 
 THRESHOLDED = build_baseline(payments(N, 0), SCHEMA, scores(N, 0), "run-1", threshold=0.2)
+
+
+def test_rows_that_are_not_independent_count_for_less():
+    sketch = sketch_of(payments(500, 1, amount=scaled(1.35)))
+    alone = rule(verdict_of(sketch), "ks", "amount")
+    assert alone["fired"]
+    clustered = with_(BASELINE, amount={"natural": {"dispersion": 5.0}})
+    found = rule(verdict_of(sketch, clustered), "ks", "amount")
+    assert not found["fired"] and found["score"] == alone["score"] and "within chance" in found["detail"]

@@ -280,3 +280,9 @@ def test_every_record_is_json(verdict, state, now, policy, in_flight, new_labels
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     assert made["state_before"] is None or made["state_before"]["paused"] in (True, False)
     assert re.fullmatch(r"drift/fraud/decisions/1970/01/0\d/\d{6}-[A-Z_]+\.json", record_key(made))
+
+
+def test_truth_that_triggers_has_a_minimum_of_its_own():
+    found = verdict(n=5) | {"rules": [{"rule": "fraud_rate", "fired": True}, {"rule": "psi", "fired": False}]}
+    assert decide(found, None, HOUR, {}).start
+    assert not decide(found | {"rules": [{"rule": "psi", "fired": True}]}, None, HOUR, {}).start

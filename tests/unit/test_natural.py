@@ -18,8 +18,10 @@ def test_steady_rows_vary_by_chance_only():
     train, times = rows()
     train[:, 2] = np.random.default_rng(1).integers(0, 4, N)
     found = variation(train, ["a", "b", "c"], times, {"a": EDGES, "b": EDGES, "c": {}})
-    assert all(0 <= value < 0.03 for one in found.values() for value in one.values())
-    assert found["c"].keys() == {"psi", "missing"} and found["a"].keys() == {"psi", "missing", "ks", "repeated"}
+    assert all(0 <= value < 0.03 for one in found.values() for name, value in one.items() if name != "dispersion")
+    assert all(1 <= one["dispersion"] < 1.3 for one in found.values())
+    assert found["c"].keys() == {"psi", "missing", "dispersion"}
+    assert found["a"].keys() == {"psi", "missing", "dispersion", "ks", "repeated"}
 
 
 def test_what_wavers_from_day_to_day_is_told():
@@ -30,7 +32,8 @@ def test_what_wavers_from_day_to_day_is_told():
     found = variation(train, ["a", "b", "c"], times, {name: EDGES for name in "abc"})
     assert found["a"]["psi"] > 0.3 and found["a"]["ks"] > 0.2 and found["a"]["missing"] == 0
     assert found["b"]["missing"] == pytest.approx(0.68, abs=0.1)
-    assert max(found["c"].values()) < 0.03
+    assert max(value for name, value in found["c"].items() if name != "dispersion") < 0.03
+    assert found["a"]["dispersion"] > 3 > 1.3 > found["c"]["dispersion"]
 
 
 def test_a_short_period_is_cut_into_twentieths_and_too_few_rows_say_nothing():
@@ -55,3 +58,10 @@ def test_bursts_of_one_value_are_told():
     found = variation(train, ["a", "b", "c"], times, {name: EDGES for name in "abc"})
     assert found["a"]["repeated"] == pytest.approx(30 / (N / 30), abs=0.01)
     assert found["b"]["repeated"] < 0.005
+
+
+def test_rows_that_come_in_fives_count_as_a_fifth():
+    train, times = rows()
+    train[:, 0] = np.repeat(train[: N // 5, 0], 5)
+    found = variation(train, ["a", "b", "c"], times, {name: EDGES for name in "abc"})
+    assert found["a"]["dispersion"] == pytest.approx(5, rel=0.2)

@@ -124,6 +124,26 @@ def test_missing_new_and_repeated_values_have_their_tables(found):
     assert ["V4", "1", "0 %", "9 %", "6 %"] in report_tables.repeated(findings).rows
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ((0.02, 0.01, 0.03), "it was better than the one before it: AUC ROC 0.900 against 0.880"),
+        ((-0.02, -0.03, -0.01), "it was worse than the one before it"),
+        ((0.0, -0.01, 0.01), "it was not surely different from the one before it"),
+        (None, "was the first one"),
+    ],
+)
+def test_the_model_is_held_against_the_one_before_it(found, change, said):
+    metrics = kit.METRICS | {"auc": 0.9}
+    if change:
+        three = dict(zip(("difference", "low", "high"), change, strict=True))
+        metrics |= {"champion_auc": 0.88, "comparison": {"auc": three}}
+    findings = found(kit.verdict_of(SCHEMA), metrics=metrics)
+    assert said in findings.champion
+    twin = " ".join(report_parts.twin(findings, "Neither is **better**."))
+    assert " ".join(twin.split()).count(said) == 1 and "Neither is better." in twin
+
+
 def test_nothing_deployed_is_said(monkeypatch, storage):
     monkeypatch.setattr(runs, "Storage", lambda bucket: storage)
     with pytest.raises(DataError, match="Nothing is deployed at fraud: run notebooks/03_deploy"):

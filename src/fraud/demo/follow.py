@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from fraud.demo.screen import Step
 from fraud.errors import FraudError
-from fraud.pipeline import bring_up
+from fraud.pipeline import bring_up, history_page
 from fraud.pipeline.infra import stack_outputs
 from fraud.pipeline.parameters import ROOT
 from fraud.pipeline.runner import REPORTS
@@ -124,8 +124,8 @@ def _log_stream(pipeline: str, execution: str) -> dict[str, str]:
     return {}
 
 
-def collect_pages(bucket: str, run_id: str) -> list[Path]:
-    """Bring the HTML reports of a run to ``reports/<run_id>/`` and say where they lie."""
+def collect_pages(bucket: str, run_id: str, endpoint: str) -> list[Path]:
+    """Bring the HTML reports of a run to ``reports/<run_id>/``, list them anew, and say where they lie."""
     folder = REPORTS / run_id
     folder.mkdir(parents=True, exist_ok=True)
     storage, found = Storage(bucket), []
@@ -134,7 +134,7 @@ def collect_pages(bucket: str, run_id: str) -> list[Path]:
         if item.key == f"runs/{run_id}/{name}" and name.endswith(".html"):
             storage.download(item, folder / name)
             found.append(folder / name)
-    return sorted(found)
+    return [*sorted(found), history_page.write_local(storage, endpoint, REPORTS)]
 
 
 def mails(since: float = 0.0) -> list[Path]:

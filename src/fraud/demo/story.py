@@ -210,7 +210,8 @@ class Story:
         step.say(_counted(flow.report))
 
     def _collect(self, run_id: str) -> None:
-        self.facts.pages += [_typed_path(page) for page in collect_pages(self.facts.bucket, run_id)]
+        found = [_typed_path(page) for page in collect_pages(self.facts.bucket, run_id, self.facts.endpoint)]
+        self.facts.pages = [page for page in self.facts.pages if page not in found] + found
 
     def _send(self, step: Step, frame: Any, word: str, *, singles: int, malformed: int, seconds: float = 0.0) -> Report:
         prefix = f"{self.facts.run_id}-{word}"

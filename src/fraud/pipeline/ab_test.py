@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame | None:
-        """Payments and measures of both; None when no test runs."""
+        """Payments and measures of both, a dash where there is too little to tell; None when no test runs."""
         if not self.arms:
             return None
         rows: dict[str, dict[str, Any]] = {}
@@ -73,7 +73,8 @@ class Comparison:
             counts = {"payments": len(arm.score), "with truth": int(known.sum()), "frauds": int((arm.label == 1).sum())}
             rows[f"{arm.name} {arm.model}"] = counts | {name: value for name, (value, _) in arm.measures().items()}
         table = pd.DataFrame(rows).T
-        return table.astype({name: int for name in ("payments", "with truth", "frauds")}).round(4)
+        table = table.astype({name: int for name in ("payments", "with truth", "frauds")}).round(4)
+        return table.astype(object).where(table.notna(), "–")
 
     @cached_property
     def differences(self) -> pd.DataFrame:
@@ -93,14 +94,20 @@ class Comparison:
         found = self.differences.loc["AUC ROC"]
         least = min(int((arm.label == 1).sum()) for arm in self.arms)
         if np.isnan(found["p"]):
-            return f"Truth has arrived for {least:,} frauds of one of the models: too few to compare them yet."
+            early = f"Truth has arrived for {least:,} frauds of one of the models: too few to compare them yet."
+            reviews = self.differences.loc["review rate"]
+            return early if np.isnan(reviews["p"]) else f"{early} {_told('The share sent to review', reviews)}."
         better = "challenger" if found["difference"] > 0 else "champion"
-        said = (
-            f"AUC ROC differs by {found['difference']:+.4f} (95 % interval {found['low']:+.4f} to {found['high']:+.4f})"
-        )
+        said = _told("AUC ROC", found)
         if found["p"] < 1 - LEVEL:
-            return f"The **{better} is better**: {said}, p = {found['p']:.2g}."
-        return f"Neither is better beyond chance: {said}, p = {found['p']:.2g}."
+            return f"The **{better} is better**: {said}."
+        return f"Neither is better beyond chance: {said}."
+
+
+def _told(what: str, found: pd.Series) -> str:
+    """A difference in words."""
+    between = f"95 % interval {found['low']:+.4f} to {found['high']:+.4f}"
+    return f"{what} differs by {found['difference']:+.4f} ({between}), p = {found['p']:.2g}"
 
 
 def compare(run: Run, p: SimpleNamespace) -> Comparison:

@@ -78,6 +78,8 @@ class Findings:
         The governor's records, the newest first.
     state : dict or None
         The governor's state.
+    champion : str
+        How the model compared with the one before it when it was trained; empty where that is not stored.
     """
 
     verdict: dict[str, Any]
@@ -92,6 +94,7 @@ class Findings:
     checks: list[dict[str, Any]] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     state: dict[str, Any] | None = None
+    champion: str = ""
 
     @property
     def span(self) -> float:
@@ -185,6 +188,7 @@ def find(run: Run, p: SimpleNamespace) -> Findings:
         checks=[summary_of(one) for one in stored],
         decisions=_decisions(run, p.endpoint_name),
         state=run.storage.read_json(f"locks/drift/{p.endpoint_name}.json", default=None),
+        champion=_champion(metrics),
     )
 
 
@@ -213,6 +217,22 @@ def _importance(verdict: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[
     gains = {entry["feature"]: float(entry["gain"]) for entry in metrics.get("importance", [])}
     total = sum(gains.values())
     return {name: gain / total for name, gain in gains.items()} if total > 0 else {}
+
+
+def _champion(metrics: Mapping[str, Any]) -> str:
+    """How a model did against the one that was in service when it was trained, on the same later rows."""
+    if "auc" not in metrics:
+        return ""
+    change = (metrics.get("comparison") or {}).get("auc")
+    if not change or metrics.get("champion_auc") is None:
+        return "The model that answered was the first one: when it was trained, there was none to compare it with."
+    low, high = change["low"], change["high"]
+    better = "better than" if low > 0 else "worse than" if high < 0 else "not surely different from"
+    return (
+        f"When the model that answered was trained, it was {better} the one before it: AUC ROC {metrics['auc']:.3f} "
+        f"against {metrics['champion_auc']:.3f} on the same later rows, {change['difference']:+.3f} (95 % interval "
+        f"{low:+.3f} to {high:+.3f})."
+    )
 
 
 def _decisions(run: Run, endpoint: str) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fraud.pipeline.plaintext import count, listed, percent, shown
 from fraud.pipeline.report_governor import of_verdict, why_of
-from fraud.pipeline.verdict_view import ON_TRUTH, fired
+from fraud.pipeline.verdict_view import fired
+from fraud.rules import ON_TRUTH
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings

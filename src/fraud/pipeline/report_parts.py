@@ -1,20 +1,41 @@
-"""The drift report as sentences and tables in a row: the plain-text twin, and the brief for e-mail and history."""
+"""The parts of the drift report in their order; all in a row they are its plain-text twin and the brief for e-mail."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fraud.pipeline import drift_plots, report, report_advice, report_governor, report_money, report_tables
+from fraud.pipeline import drift_plots, report, report_advice, report_money, report_tables
 from fraud.pipeline.blocks import Badge, Block, Prose
 from fraud.pipeline.plaintext import count, sparkline
 from fraud.pipeline.report import review_rates
-from fraud.pipeline.report_truth import on_truth
+from fraud.pipeline.report_governor import decisions
+from fraud.pipeline.report_tables import missing, moved, repeated
+from fraud.pipeline.report_truth import on_truth, recorded
 from fraud.pipeline.verdict_view import causes, spark_levels
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings
 
+__all__ = [
+    "basis",
+    "brief",
+    "champion",
+    "course",
+    "decisions",
+    "missing",
+    "model",
+    "money",
+    "moved",
+    "on_truth",
+    "panels",
+    "recorded",
+    "repeated",
+    "scores_over_time",
+    "to_do",
+    "twin",
+    "verdict",
+]
 MAIL_ROWS = 8
 
 
@@ -42,7 +63,7 @@ def basis(findings: Findings) -> Prose:
             f"{lasting['signals']} of the last {lasting['of']} checks had a signal, and {lasting['needed']} are drift."
         )
     if rate is not None:
-        said.append(f"Without any drift these rules would raise {rate:.2g} false alarms a month.")
+        said.append(f"Without any drift these rules raise {rate:.2g} false alarms a month at most.")
     called, n = findings.verdict.get("invocations"), findings.verdict["n"]
     if called is not None:
         said.append(f"The endpoint was called {called:,} times; {n:,} captured payments were compared.")
@@ -78,14 +99,19 @@ def model(findings: Findings) -> Block:
     return report_tables.model(findings, review_rates(findings))
 
 
-def twin(findings: Findings, more: Sequence[tuple[str, str]] = ()) -> list[str]:
+def champion(findings: Findings) -> Prose:
+    """How the model did against the one before it, when it was trained."""
+    return Prose([findings.champion or "How the model did against the one before it is not stored."])
+
+
+def twin(findings: Findings, test: str = "") -> list[str]:
     """Everything the report says, as lines of plain text.
 
     Parameters
     ----------
     findings : Findings
-    more : sequence of tuple of str
-        Title and text of what other modules add, such as an A/B test.
+    test : str
+        What an A/B test says.
 
     Returns
     -------
@@ -95,18 +121,19 @@ def twin(findings: Findings, more: Sequence[tuple[str, str]] = ()) -> list[str]:
         ("", [verdict(findings), money(findings)]),
         ("What to do", [to_do(findings)]),
         ("What this covers", [basis(findings), course(findings)]),
-        ("What moved", [report_tables.moved(findings)]),
+        ("What moved", [moved(findings)]),
         ("What the model says", [model(findings)]),
-        ("Missing and new", [report_tables.missing(findings)]),
-        ("Repeated values", [report_tables.repeated(findings)]),
+        ("Missing and new", [missing(findings)]),
+        ("Repeated values", [repeated(findings)]),
         ("How right it is", on_truth(findings)),
-        ("What the governor did", report_governor.decisions(findings)),
+        ("Which of two models is better", [champion(findings), *([Prose([test.replace("**", "")])] if test else [])]),
+        ("What the governor did", decisions(findings)),
     ]
-    texts = [(title, "\n".join(block.text() for block in blocks)) for title, blocks in parts]
     lines: list[str] = []
-    for title, text in [*texts[:-1], *more, texts[-1]]:
-        lines += ([title.upper(), ""] if title else []) + [*text.splitlines(), ""]
-    return lines[:-1]
+    for title, blocks in parts:
+        lines += [title.upper(), ""] if title else []
+        lines += ["\n".join(block.text() for block in blocks), ""]
+    return "\n".join(lines[:-1]).splitlines()
 
 
 def brief(findings: Findings) -> dict[str, Any]:
@@ -118,7 +145,7 @@ def brief(findings: Findings) -> dict[str, Any]:
         ``money``, ``advice``, ``basis`` (sentences), ``moved`` (``columns``, ``rows``, ``marked``, ``note``),
         ``causes``, ``levels`` (of the last checks).
     """
-    table = report_tables.moved(findings, MAIL_ROWS, narrow=True)
+    table = moved(findings, MAIL_ROWS, narrow=True)
     return {
         "money": list(money(findings).sentences),
         "advice": list(to_do(findings).sentences),

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from fraud.pipeline.ab_test import LEVEL, auc
 from fraud.pipeline.blocks import Block, Prose, Table
 from fraud.pipeline.plaintext import count, percent
-from fraud.pipeline.verdict_view import ON_TRUTH
+from fraud.rules import ON_TRUTH
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings

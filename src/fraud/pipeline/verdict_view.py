@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fraud.pipeline.plaintext import distance, figure, percent, shown
+from fraud.rules import ON_TRUTH
 from fraud.verdict import DRIFT, MISSING_CAPTURE, SCHEMA_CHANGED
 
 ALARMING = (DRIFT, SCHEMA_CHANGED, MISSING_CAPTURE)
 CUT = 5.0  # multiples of a threshold beyond which more says nothing
 WHOLE = ("score_psi", "review_rate")  # rules that look at no single feature
-ON_TRUTH = ("fraud_rate", "recall", "auc")
 RULES = {
     "mean_shift": "mean",
     "psi": "distribution (PSI)",

@@ -58,7 +58,8 @@ def variation(
     Returns
     -------
     dict of str to dict
-        ``psi``, ``ks``, ``missing`` and ``repeated`` by feature; empty when the period is too short to tell.
+        ``psi``, ``ks``, ``missing`` and ``repeated`` by feature, and ``dispersion``: as how many rows of a stretch one
+        independent row counts. Empty when the period is too short to tell.
     """
     cut = stretches(times)
     if not cut:
@@ -92,12 +93,17 @@ def _cells(values: np.ndarray, edges: list[float] | None) -> tuple[np.ndarray, i
 
 def _beyond_chance(counts: np.ndarray, whole: np.ndarray, sizes: np.ndarray, ordered: bool) -> dict[str, float]:
     rows = float(whole.sum())
-    current, reference = (counts + 0.5) / (counts + 0.5).sum(1, keepdims=True), (whole + 0.5) / (whole + 0.5).sum()
+    there = whole > 0
+    current, reference = (counts + 0.5)[:, there], (whole + 0.5)[there]
+    current, reference = current / current.sum(1, keepdims=True), reference / reference.sum()
     psi = ((current - reference) * np.log(current / reference)).sum(axis=1)
-    chance = (np.count_nonzero(whole) - 1) * (1 / sizes + 1 / rows)  # the mean of chi-square, over the sample size
+    degrees = max(1, int(there.sum()) - 1)
+    chance = degrees * (1 / sizes + 1 / rows)  # the mean of chi-square, over the sample size
+    often = 1 + 1.645 * np.sqrt(2 / degrees) + 0.6 / degrees  # its 95 % point, as a multiple of the mean
     gap = np.abs(counts[:, -1] / sizes - whole[-1] / rows)
     error = np.sqrt(whole[-1] / rows * (1 - whole[-1] / rows) / sizes)
-    found = {"psi": _typical(psi - chance), "missing": _typical(gap - 2 * error)}
+    wider = max(1.0, round(float(np.median(psi / np.maximum(chance, 1e-12))), 3))  # Rao and Scott (1981), first order
+    found = {"psi": _typical(psi - often * chance), "missing": _typical(gap - 2 * error), "dispersion": wider}
     if ordered:
         present = np.maximum(counts[:, :-1].sum(axis=1, keepdims=True), 1)
         steps = counts[:, :-1] / present - whole[:-1] / max(1, whole[:-1].sum())
