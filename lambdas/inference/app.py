@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 
 from fraud import api
+from fraud.caller import caller_of
 from fraud.errors import EndpointError
 from fraud.release import Releases, threshold_of, variants_of
 
@@ -84,11 +85,12 @@ class Service:
 
     def predict(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Check, score, check again."""
+        caller = seen.get("Caller", "")
         release, schema = self.releases.current()
         asked = api.read_prediction(body, schema)
         began = time.perf_counter()
         try:
-            predictions, versions = self._score(asked, release, schema.names)
+            predictions, versions = self._score(asked, release, schema.names, caller)
         finally:
             seen["ModelLatency"] = milliseconds(began)
         thresholds = {version: threshold_of(release, version) for version in versions}
@@ -106,19 +108,19 @@ class Service:
         return 200, document
 
     def _score(
-        self, asked: api.Prediction, release: dict[str, Any], names: list[str]
+        self, asked: api.Prediction, release: dict[str, Any], names: list[str], caller: str
     ) -> tuple[list[dict[str, Any]], list[str]]:
         """Prediction of each transaction and the model that gave it; a sticky A/B test may split a batch in two."""
         parts = variants_of(release, asked.transactions)
         found: dict[int, tuple[dict[str, Any], str]] = {}
         for variant, places in parts.items():
             part = asked if len(parts) == 1 else asked.only(places)
-            predictions, version = api.read_answer(self._invoke(part, variant), len(places), names)
+            predictions, version = api.read_answer(self._invoke(part, variant, caller), len(places), names)
             found |= {k: (item, version) for k, item in zip(places, predictions, strict=True)}
         ordered = [found[k] for k in range(len(asked.transactions))]
         return [item for item, _ in ordered], [version for _, version in ordered]
 
-    def _invoke(self, asked: api.Prediction, variant: str = "") -> bytes:
+    def _invoke(self, asked: api.Prediction, variant: str, caller: str) -> bytes:
         try:
             answer = self.runtime.invoke_endpoint(
                 EndpointName=self.settings.endpoint,
@@ -127,13 +129,14 @@ class Service:
                 InferenceId=asked.inference_ids[0],
                 Body=asked.to_json(),
                 **({"TargetVariant": variant} if variant else {}),
+                **({"CustomAttributes": f"caller={caller}"} if caller else {}),
             )
             body: bytes = answer["Body"].read()
             return body
         except ClientError as error:
             said = error.response
             if variant and said["Error"].get("Code") in NO_SUCH_VARIANT:  # the test ended; the pointer tells it soon
-                return self._invoke(asked)
+                return self._invoke(asked, "", caller)
             http_status = said.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             code = str(said["Error"].get("Code"))  # a stranger's error may hold anything there
             raise api.upstream_error(code, said.get("OriginalStatusCode"), http_status) from error
@@ -203,11 +206,12 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     try:
         request = api.read_event(event)
-        route = request.route
+        route, seen["Caller"] = request.route, caller_of(event, os.environ.get("CALLER_KEY") or os.environ["BUCKET"])
         act = getattr(service(), route[1:].removesuffix(".json"))
         answer = api.respond(*act(request.body, seen))
     except Exception as error:  # the last resort is 500, without a trace for the caller
         answer, problem = api.respond_problem(error), api.describe_error(error)
+    seen.pop("Caller", None)  # nobody's business but the drift check's
     line = {
         "level": "ERROR" if answer["statusCode"] >= 500 else "INFO",
         "request_id": getattr(context, "aws_request_id", ""),

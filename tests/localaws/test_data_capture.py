@@ -71,6 +71,12 @@ def test_a_line_is_exactly_sagemakers(tmp_path: Path) -> None:
     }
 
 
+def test_what_a_caller_says_in_custom_attributes_is_kept(tmp_path: Path) -> None:
+    capture = make(World(tmp_path))
+    line = capture.line(b"{}", "application/json", b"0.5", "text/csv", None, NOW, "caller=9f86d081")
+    assert json.loads(line)["eventMetadata"]["customAttributes"] == ["caller=9f86d081"]
+
+
 def test_without_content_type_headers_all_is_base64(tmp_path: Path) -> None:
     config = {key: value for key, value in CAPTURE.items() if key != "CaptureContentTypeHeader"}
     capture = Capture(World(tmp_path).context, config, "fraud", "AllTraffic")

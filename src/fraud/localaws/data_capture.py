@@ -74,12 +74,18 @@ class Capture:
         self._uploads: set[asyncio.Task[Any]] = set()
 
     def record(
-        self, body: bytes, content_type: str, answer: bytes, answer_type: str, inference_id: str | None = None
+        self,
+        body: bytes,
+        content_type: str,
+        answer: bytes,
+        answer_type: str,
+        inference_id: str | None = None,
+        custom_attributes: str | None = None,
     ) -> None:
         """Capture one answered request, if it is sampled; never raises."""
         if self.percentage < 100 and random.random() * 100 >= self.percentage:
             return
-        line = self.line(body, content_type, answer, answer_type, inference_id, datetime.now(UTC))
+        line = self.line(body, content_type, answer, answer_type, inference_id, datetime.now(UTC), custom_attributes)
         try:
             if self._file is None:
                 line = self._open() + line
@@ -101,6 +107,7 @@ class Capture:
         answer_type: str,
         inference_id: str | None,
         now: datetime,
+        custom_attributes: str | None = None,
     ) -> bytes:
         """Return the JSON line of a request."""
         data = {}
@@ -108,7 +115,9 @@ class Capture:
             data["endpointInput"] = self._side("INPUT", body, content_type)
         if "Output" in self.modes:
             data["endpointOutput"] = self._side("OUTPUT", answer, answer_type)
-        event = {"eventId": str(uuid.uuid4())}
+        event: dict[str, Any] = {"eventId": str(uuid.uuid4())}
+        if custom_attributes:
+            event["customAttributes"] = [custom_attributes]
         if inference_id:
             event["inferenceId"] = inference_id
         event["inferenceTime"] = f"{now:%Y-%m-%dT%H:%M:%SZ}"

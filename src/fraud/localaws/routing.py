@@ -206,4 +206,5 @@ class Router:
 def _capture(variant: Variant, headers: dict[str, str], body: bytes, reply: Reply, inference_id: str | None) -> None:
     assert variant.capture is not None
     answer_type = reply.headers.get("content-type", "")
-    variant.capture.record(body, headers.get("Content-Type", ""), reply.body, answer_type, inference_id)
+    given = headers.get("X-Amzn-SageMaker-Custom-Attributes")
+    variant.capture.record(body, headers.get("Content-Type", ""), reply.body, answer_type, inference_id, given)
