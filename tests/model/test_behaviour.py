@@ -112,7 +112,12 @@ def test_it_learns_nothing_from_labels_without_meaning(tmp_path, monkeypatch):
     label = np.random.default_rng(3).permutation(rows["__label"].to_numpy())
     rows = rows.set_column(2, "__label", pa.array(label, pa.int8()))
     job = kit.run(monkeypatch, tmp_path, kit.put(tmp_path / "in", kit.history(rows)))
-    assert job.read("metrics.json")["auc"] == pytest.approx(0.5, abs=0.08)
+    metrics = job.read("metrics.json")
+    n = metrics["n_validation"]
+    frauds = metrics["fraud_rate_validation"] * n
+    error = ((n + 1) / (12 * frauds * (n - frauds))) ** 0.5  # of the rank sum, when it says nothing
+    assert error < 0.06
+    assert metrics["auc"] == pytest.approx(0.5, abs=3 * error)
 
 
 def test_very_rare_fraud_is_learnt(tmp_path, monkeypatch):
