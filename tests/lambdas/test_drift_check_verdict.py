@@ -180,6 +180,15 @@ def test_requests_are_compared_and_not_payments(s3, pipeline):
     assert told()[0][2] == "[fraud] nothing captured"
 
 
+def test_an_endpoint_that_captures_a_sample_is_not_blind(s3, pipeline):
+    put(s3, f"releases/{ENDPOINT}/current.json", RELEASE | {"capture_percentage": 20})
+    capture(s3, 500, hour="02/10")
+    every_five_minutes(24, 105.0)
+    verdict = stored(s3, tick())
+    assert (verdict["verdict"], verdict["invocations"], verdict["notes"]) == ("OK", 105 * 21 // 5, [])
+    put(s3, f"releases/{ENDPOINT}/current.json", RELEASE)
+
+
 def test_a_model_that_refused_has_no_answer_to_capture(s3, pipeline):
     capture(s3, 500, hour="02/10")
     every_five_minutes(24, 25.0)

@@ -16,7 +16,13 @@ SERVED = {"scores": [0.1, 0.2], "sha256": "s-m2"}
 
 
 def p(strategy: str = "canary", **change: Any) -> SimpleNamespace:
-    given = {"endpoint_name": "fraud", "strategy": strategy, "traffic_percent": 10, "sticky_column": ""}
+    given = {
+        "capture_percentage": 100,
+        "endpoint_name": "fraud",
+        "strategy": strategy,
+        "traffic_percent": 10,
+        "sticky_column": "",
+    }
     return SimpleNamespace(**given | change)
 
 

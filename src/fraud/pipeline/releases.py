@@ -62,6 +62,7 @@ def write_release(
         "schema_key": f"{folder}/{run.run_id}/schema.json",
         "baseline_key": f"{folder}/{run.run_id}/baseline.json",
         "decision_threshold": model["metrics"]["decision_threshold"],
+        "capture_percentage": p.capture_percentage,
         "auc": trained["auc"],
         "released_at": iso(now()),
         "previous": before["run_id"] if before else None,
