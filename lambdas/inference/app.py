@@ -206,7 +206,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     try:
         request = api.read_event(event)
-        route, seen["Caller"] = request.route, caller_of(event, os.environ.get("CALLER_KEY") or os.environ["BUCKET"])
+        route = request.route
+        seen["Caller"] = caller_of(event, os.environ.get("CALLER_KEY") or service().settings.bucket)
         act = getattr(service(), route[1:].removesuffix(".json"))
         answer = api.respond(*act(request.body, seen))
     except Exception as error:  # the last resort is 500, without a trace for the caller
