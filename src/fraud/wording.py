@@ -47,7 +47,7 @@ def reason(rule: Mapping[str, Any]) -> str:
     if kind == rules.REVIEW_RATE:
         return f"{_share(after)} of payments are sent to review instead of {_share(before)}"
     if kind == "fraud_rate":
-        return f"{_share(after)} of payments with truth are fraud instead of {_share(before)}"
+        return f"{_share(after)} of payments are known as fraud instead of {_share(before)}"
     if kind == "recall":
         return f"the model catches {_share(after)} of the frauds instead of {_share(before)}"
     if kind == "auc":
@@ -62,7 +62,7 @@ def drifted(fired: Sequence[Mapping[str, Any]], n: int) -> str:
     others = [name for name in others if name and name != showable(fired[0]["feature"])]
     more = f" {len(others):,} more moved: {', '.join(others[:3])}{', …' if len(others) > 3 else ''}." if others else ""
     if fired[0]["rule"] in rules.ON_TRUTH:
-        over = f"{fired[0]['n']:,} payments whose truth has arrived"
+        over = f"{fired[0]['n']:,} payments that are old enough to judge"
         return f"The model is no longer as right as it was: {reason(fired[0])}, over {over}.{more}"
     return f"Payments no longer look like what the model learnt: {reason(fired[0])}, over {n:,} payments.{more}"
 

@@ -579,7 +579,7 @@ def test_truth_can_trigger_by_itself():
     }  # fmt: skip
     verdict = verdict_of(sketch_of(payments(500, 1)), performance={"rules": [found], "summary": {"a": 1}})
     assert verdict["verdict"] == "DRIFT" and verdict["performance"] == {"a": 1}
-    assert "0.88% of payments with truth are fraud instead of 0.59%, over 60,000" in verdict["sentence"]
+    assert "0.88% of payments are known as fraud instead of 0.59%, over 60,000" in verdict["sentence"]
     few = verdict_of(sketch_of(payments(10, 1)), performance={"rules": [found | {"fired": False}], "summary": None})
     assert few["verdict"] == "INSUFFICIENT_DATA"
 
