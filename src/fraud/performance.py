@@ -285,7 +285,9 @@ def _percent(share: float) -> str:
 def _when(cohort: Cohort) -> str:
     first = dt.datetime.fromtimestamp(cohort.start, dt.UTC)
     days = max(1, round((cohort.end - cohort.start) / DAY))
-    return f"the week of {first.day} {first:%B}" if days == WEEK else f"the {days:,} days from {first.day} {first:%B}"
+    if days in (1, WEEK):
+        return f"the {'day' if days == 1 else 'week'} of {first.day} {first:%B}"
+    return f"the {days:,} days from {first.day} {first:%B}"
 
 
 def _sentence(known: Cohort, judged: Cohort | None) -> str:

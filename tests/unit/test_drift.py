@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fraud import distances, rules
 from fraud.distances import population_stability_index, relative_mean_shift
 from fraud.drift import Sketch, build_baseline, category_profile, judge, number_profile, reference_of
 from fraud.errors import DataError, ParameterError
 from fraud.schema import Feature, Schema
-from fraud.tally import bin_counts, exact_sum
+from fraud.tally import bin_counts, exact_sum, repeated_values
 from fraud.verdict import POLICY as VERDICT_POLICY
 from fraud.verdict import VERDICTS
 
@@ -620,3 +621,56 @@ def test_rows_that_are_not_independent_count_for_less():
     clustered = with_(BASELINE, amount={"natural": {"dispersion": 5.0}})
     found = rule(verdict_of(sketch, clustered), "ks", "amount")
     assert not found["fired"] and found["score"] == alone["score"] and "within chance" in found["detail"]
+
+
+def test_clusters_count_for_psi_and_single_values_for_all_that_repeat():
+    columns = payments(500, 1, is_new=lambda values: [k % 10 < 5 for k, _ in enumerate(values)])
+    few = rule(verdict_of(sketch_of(columns)), "psi", "is_new")
+    wide = with_(BASELINE, is_new={"natural": {"dispersion": 40.0}})
+    found = rule(verdict_of(sketch_of(columns), wide), "psi", "is_new")
+    assert few["fired"] and not found["fired"] and found["p_value"] > few["p_value"]
+
+
+def test_a_mean_that_moves_without_its_distribution_is_chance():
+    """Its p-value is at least that of the distribution: the normal tail of a heavy-tailed mean says too much."""
+    columns = payments(150, 3)
+    columns["amount"] = [v * 1.6 if k % 3 == 0 else v for k, v in enumerate(columns["amount"])]
+    (applied, statistics_) = rules.apply(BASELINE, sketch_of(columns), VERDICT_POLICY)
+    (found,) = [r for r in applied if r["rule"] == "mean_shift"]
+    assert found["p_value"] >= statistics_["amount"]["ks_tail"]
+
+
+def test_truth_judges_where_traffic_is_too_little():
+    fired = {
+        "rule": "recall", "feature": "", "reference": 0.6, "current": 0.4, "score": 0.2, "threshold": 0.15, "n": 9000,
+        "fired": True, "direction": "down", "p_value": 1e-6, "importance": None, "detail": "",
+    }  # fmt: skip
+    few = verdict_of(sketch_of(payments(10, 1)), performance={"rules": [fired], "summary": None})
+    assert few["verdict"] == "DRIFT" and "catches 40% of the frauds instead of 60%" in few["sentence"]
+    assert few["expected_false_alarms_per_month"] == pytest.approx(1.44)
+
+
+def test_what_one_in_two_hundred_has_is_remembered():
+    values = sorted([7.0] * 10 + [float(k) for k in range(1000, 2990)])
+    assert repeated_values(values) == {"7.0": 10}
+    assert repeated_values(sorted([7.0] * 9 + [float(k) for k in range(1000, 2991)])) == {}
+
+
+def test_a_repeated_value_of_last_week_is_known_to_the_season():
+    def priced(values):
+        return [9.99 if k % 5 == 0 else v for k, v in enumerate(values)]
+
+    season = reference_of(BASELINE, sketch_of(payments(2000, 5, amount=priced), 5))
+    assert season["features"]["amount"]["repeats"]["9.99"] == 400
+    applied, _ = rules.apply(season, sketch_of(payments(2000, 1, amount=priced)), VERDICT_POLICY)
+    assert not any(r["fired"] for r in applied if r["rule"] == "repeated")
+
+
+def test_a_repeated_value_was_chosen_among_many():
+    columns = payments(300, 2)
+    columns["amount"] = [float(k % 40) if k < 280 else 9.99 for k in range(300)]
+    applied, _ = rules.apply(BASELINE, sketch_of(columns), VERDICT_POLICY)
+    (found,) = [r for r in applied if r["rule"] == "repeated" and r["feature"] == "amount"]
+    alone = distances.share_tail(0, N, round(found["current"] * 300), 300)
+    assert found["p_value"] == pytest.approx(min(1.0, alone * len(sketch_of(columns).features["amount"].repeats)))
+    assert found["p_value"] > alone
