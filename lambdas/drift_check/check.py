@@ -175,7 +175,6 @@ def _judge(
         performance=performance,
         season=season,
     )
-    verdict["policy"] |= {name: policy[name] for name in ("max_caller_share", "season") if name in policy}
     if captured is not None and captured < USABLE and calls and calls >= FEW and verdict["verdict"] != MISSING_CAPTURE:
         said = "Nothing can be judged: too few of the endpoint's calls were captured."
         verdict |= {"verdict": MISSING_CAPTURE, "sentence": " ".join([said, *verdict["notes"]])}

@@ -34,7 +34,7 @@ def values(
         Duration of the check (seconds).
     """
     rules = verdict.get("rules", ())
-    by_name = {rule.get("rule"): rule for rule in reversed(rules)}
+    told = {rule.get("rule"): rule["current"] for rule in rules if rule["score"] is not None}  # no share of nothing
     tops = [rule["score"] / rule["threshold"] for rule in rules if rule["score"] and rule["threshold"]]
     found: dict[str, float | None] = {_title(name): float(verdict["verdict"] == name) for name in VERDICTS}
     found |= {
@@ -47,8 +47,8 @@ def values(
         "ScorePsi": (verdict.get("score") or {}).get("psi"),
         "ReviewRate": (verdict.get("review_rate") or {}).get("current"),
         "CaptureRatio": captured,
-        "TruthFraudRate": (by_name.get("fraud_rate") or {}).get("current"),
-        "TruthRecall": (by_name.get("recall") or {}).get("current"),
+        "TruthFraudRate": told.get("fraud_rate"),
+        "TruthRecall": told.get("recall"),
         "RetrainingStarted": None if started is None else float(started),
         "Seconds": took,
     }

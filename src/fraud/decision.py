@@ -39,7 +39,7 @@ SENTENCES = {
 }
 """What each code says to people."""
 
-POLICY: dict[str, float] = {"min_records": 500, "cool_down_hours": 24.0, "daily_cap": 2, "min_new_labels": 1}
+POLICY: dict[str, float] = {"min_records": 500, "cool_down_hours": 24.0, "daily_cap": 2, "min_new_labels": 100}
 """What holds where a policy is silent; names and units as in the parameters of 04_drift_report."""
 
 CLAIMED, STARTED = "claimed", "started"

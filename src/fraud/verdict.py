@@ -31,6 +31,8 @@ POLICY: dict[str, Any] = {
     "false_alarm_rate": 0.001,
     "min_importance": 0.05,
     "persistence": [2, 3],
+    "season": False,
+    "max_caller_share": 0.05,
 }
 """What holds where a policy is silent; names and units as in the parameters of 04_drift_report."""
 

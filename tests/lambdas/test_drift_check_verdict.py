@@ -333,3 +333,11 @@ def test_a_metric_that_nobody_knows_is_not_zero():
     assert (found["ReviewRate"], found["CaptureRatio"], found["RetrainingStarted"], found["Seconds"]) == (0, 0, 0, 0)
     assert {"TruthRecall", "ScorePsi", "TopScore"}.isdisjoint(found)
     assert set(found) <= NAMES
+
+
+def test_a_share_of_no_reports_is_left_out():
+    metrics = load_module("drift_check", "metrics")
+    rule = {"rule": "fraud_rate", "current": 0.0, "score": None, "threshold": 0.3}
+    silent = {"verdict": "OK", "n": 5, "unreadable": 0, "rules": [rule]}
+    assert "TruthFraudRate" not in metrics.values(silent)
+    assert metrics.values(silent | {"rules": [rule | {"score": 0.0}]})["TruthFraudRate"] == 0.0

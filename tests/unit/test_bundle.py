@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fraud import decision, performance, verdict
 from fraud.errors import ParameterError, PlatformError
 from fraud.pipeline import parameters
 
@@ -203,3 +204,10 @@ def test_what_the_drift_check_counts_with_is_here_and_for_lambda(bundle):
     requirements = ROOT / "lambdas" / "drift_check" / "requirements.txt"
     assert [line.split(">=")[0] for line in requirements.read_text().split()] == ["numpy", "orjson"]
     assert bundle.installed(requirements, this_python=True) == {}
+
+
+def test_what_holds_where_a_policy_is_silent_is_what_04_declares():
+    declared = parameters.resolve("staging", ["04_drift_report"])["04_drift_report"]
+    for module in (decision, performance, verdict):
+        for name, value in module.POLICY.items():
+            assert value == declared.get(name), f"{module.__name__}: {name}"

@@ -99,8 +99,8 @@ def test_a_retraining_needs_something_new_to_learn(labels, least, expected):
 
 def test_a_policy_that_is_silent_has_defaults():
     assert decide(verdict(n=499), None, HOUR, {}).reasons == ("MIN_RECORDS",)
-    assert decide(verdict(), None, HOUR, {}, new_labels=0).reasons == ("NOTHING_NEW_TO_LEARN",)
-    assert decide(verdict(24), STARTED, 25 * HOUR - 1, {}, new_labels=1).reasons == ("COOL_DOWN",)
+    assert decide(verdict(), None, HOUR, {}, new_labels=99).reasons == ("NOTHING_NEW_TO_LEARN",)
+    assert decide(verdict(24), STARTED, 25 * HOUR - 1, {}, new_labels=100).reasons == ("COOL_DOWN",)
     two = STARTED | {"starts": FOUR[:2]}
     assert decide(verdict(24), two, 25 * HOUR - 1, {"cool_down_hours": 0}).reasons == ("DAILY_CAP",)
 
