@@ -16,17 +16,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 from hourly import Counter
 from truth import performance_of
 
+from fraud import callers
 from fraud.drift import judge, reference_of
 from fraud.hours import BUCKET, HOUR, hours_of
 from fraud.moment import iso, seconds
 from fraud.schema import Schema
-from fraud.verdict import DRIFT, MISSING_CAPTURE, POLICY, VERDICTS, persistence
+from fraud.verdict import DRIFT, MISSING_CAPTURE, OK, POLICY, SCHEMA_CHANGED, VERDICTS, persistence
 from fraud.window import VARIANT, Window
 
 CAPTURE_DELAY = 900.0  # seconds until captured data has arrived for sure
 CARRIED = 600.0  # seconds of an hour whose requests may lie in a file that was opened the hour before
 COMPLETE, USABLE = 0.9, 0.5  # share of the calls that is captured: below the first people are told
 FEW = 20  # calls of which nothing is concluded
+JUDGED = (OK, DRIFT, SCHEMA_CHANGED)  # verdicts on enough traffic
 WEEK = 7 * 24 * HOUR
 DAY = 24 * HOUR
 METRICS = ("Invocations", "Invocation4XXErrors", "Invocation5XXErrors")
@@ -117,6 +119,13 @@ def _verdicts(bucket: Bucket, endpoint: str, end: float) -> Iterator[tuple[float
                     yield moment, key
 
 
+def _usual(bucket: Bucket, endpoint: str, end: float) -> dict[str, float]:
+    """Shares that callers have had for days, whatever model was in service; windows with too little say nothing."""
+    keys = [next(_verdicts(bucket, endpoint, end - back * DAY), (0.0, ""))[1] for back in range(1, callers.WEEK + 1)]
+    found = [json.loads(bucket.read(key)) for key in dict.fromkeys(keys) if key]
+    return callers.usual_shares([one["callers"] for one in found if one.get("callers") and one["verdict"] in JUDGED])
+
+
 def _signal(verdict: Mapping[str, Any]) -> bool:
     return bool(verdict.get("signal", verdict["verdict"] == DRIFT))
 
@@ -138,7 +147,7 @@ def _judge(
     share, enough = float(policy.get("max_caller_share", 1.0)), int(policy["min_records"])
     counter = Counter(bucket, endpoint, baseline, schema, released, left, share)
     variants = counter.variants()
-    window = counter.window(start, end, variants).result(share, enough)
+    window = counter.window(start, end, variants).result(share, enough, lambda: _usual(bucket, endpoint, end))
     calls, notes = _calls(endpoint, sorted({VARIANT, *variants}), start, end)
     sampled = float(release.get("capture_percentage", 100)) / 100
     calls = calls if calls is None else round(calls * sampled)  # those of which a capture is to be expected
@@ -170,6 +179,8 @@ def _judge(
         skipped=window.skipped,
         repeated=window.repeated,
         capped=window.capped,
+        callers=window.callers,
+        usual_callers=window.usual_callers,
         notes=[*window.notes, *notes],
         previous=previous,
         performance=performance,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_SESSION = re.compile(r"(?<=:assumed-role/)([^/]+)/.*", re.DOTALL)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -25,7 +28,7 @@ def caller_of(event: Any, key: str) -> str:
     -------
     str
         Twelve hexadecimal digits: a keyed hash of API key, else signing principal, else address. Empty when nobody is
-        known.
+        known. All sessions of a role are one caller: who may assume it names them as they like.
 
     Examples
     --------
@@ -37,8 +40,8 @@ def caller_of(event: Any, key: str) -> str:
     context = _mapping(_mapping(event).get("requestContext"))
     identity, http = _mapping(context.get("identity")), _mapping(context.get("http"))
     signed = _mapping(_mapping(context.get("authorizer")).get("iam"))
-    who = identity.get("apiKeyId") or identity.get("userArn") or signed.get("userArn")
-    who = str(who or identity.get("sourceIp") or http.get("sourceIp") or "")
+    principal = _SESSION.sub(r"\1", str(identity.get("userArn") or signed.get("userArn") or ""))
+    who = str(identity.get("apiKeyId") or principal or identity.get("sourceIp") or http.get("sourceIp") or "")
     if not who:
         return ""
     text = who.encode("utf-8", "surrogatepass")

@@ -1,25 +1,61 @@
 """How much one caller may count: nobody can buy a retraining with forged payments alone.
 
-Of a window no caller may make up more than a given share, as long as enough other traffic is there. The share is held
-for the window as a whole, since that is what is judged: in a single hour somebody may dominate. Which of a caller's
-payments are too many is known only when all are counted, so they are not picked one by one: the counts of the caller
-are made smaller, all in the same proportion, as if an even sample of its payments stayed. That depends on neither the
-order nor the grouping of the records.
+Of a window no caller may make up more than a given share, or than is usual of it, as long as enough other traffic is
+there. The share is held for the window as a whole, since that is what is judged: in a single hour somebody may
+dominate. Which of a caller's payments are too many is known only when all are counted, so they are not picked one by
+one: the counts of the caller are made smaller, all in the same proportion, as if an even sample of its payments stayed.
+That depends on neither the order nor the grouping of the records.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fraud.schema import Schema
 from fraud.sketch import Sketch
 
+SLACK = 1.25  # a caller's share of a day is not always the same
+DAYS = 3  # before fewer nothing is usual
+WEEK = 7  # days looked back on
 
-def most_each(totals: Mapping[str, int], others: int, share: float) -> int | None:
-    """How many payments each caller may count, so that none makes up more than a share of all that count.
+
+def limits(names: Iterable[str], share: float, usual: Mapping[str, float]) -> dict[str, float]:
+    """Share of a window that each caller may have.
+
+    The one backend that has sent most payments for days is no forger: it may have what is usual of it, and a quarter
+    more. Everybody else may have ``share``.
+
+    Examples
+    --------
+    >>> limits(["backend", "new"], 0.05, {"backend": 0.4})
+    {'backend': 0.5, 'new': 0.05}
+    """
+    return {name: min(1.0, max(share, SLACK * usual.get(name, 0.0))) for name in names}
+
+
+def usual_shares(days: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What each caller sent at least, on every one of the days before; nothing is usual before `DAYS` days.
+
+    Parameters
+    ----------
+    days : sequence of mapping of str to float
+        Shares of the heavy callers in one window of each day.
+
+    Examples
+    --------
+    >>> usual_shares([{"a": 0.9, "b": 0.5}, {"a": 0.8}, {"a": 0.85, "b": 0.02}]), usual_shares([{"a": 0.9}])
+    ({'a': 0.8}, {})
+    """
+    if len(days) < DAYS:
+        return {}
+    return {name: least for name in days[0] if (least := min(day.get(name, 0.0) for day in days))}
+
+
+def most_each(totals: Mapping[str, int], others: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """How many payments the callers above their share may count, so that none has more than that of all that count.
 
     Parameters
     ----------
@@ -27,33 +63,30 @@ def most_each(totals: Mapping[str, int], others: int, share: float) -> int | Non
         Payments of the heavy callers.
     others : int
         Payments of everybody else, none of whom is held down.
-    share : float
-        In (0, 1].
+    shares : mapping of str to float
+        In (0, 1], by caller.
 
     Returns
     -------
-    int or None
-        None when nobody is above the share. 0 when there is too little other traffic to hold the share at all.
+    dict of str to int
+        Of those who are held down. 0 when there is too little other traffic to hold the share at all.
 
     Examples
     --------
-    >>> most_each({"a": 1000, "b": 100}, 300, 0.25)
-    133
-    >>> most_each({"a": 1000}, 0, 0.25), most_each({"a": 20}, 80, 0.25)
-    (0, None)
+    >>> most_each({"a": 1000, "b": 100}, 300, {"a": 0.25, "b": 0.25})
+    {'a': 133}
+    >>> most_each({"a": 1000}, 0, {"a": 0.25}), most_each({"a": 20}, 80, {"a": 0.25})
+    ({'a': 0}, {})
     """
-    sizes = sorted(totals.values(), reverse=True)
-    rest = others + sum(sizes)
-    if share >= 1 or not sizes or sizes[0] <= share * rest:
-        return None
-    for held, size in enumerate(sizes, 1):
-        rest -= size
-        if share * held >= 1:
-            break
-        most = share * rest / (1 - share * held)  # the share is reached exactly: most = share * (rest + held * most)
-        if held == len(sizes) or most >= sizes[held]:
-            return math.floor(most + 1e-9)
-    return min(sizes)
+    order = sorted(totals, key=lambda name: (-totals[name] / shares[name], name))
+    rest, taken, whole = others + sum(totals.values()), 0.0, float(others + sum(totals.values()))
+    for place, name in enumerate(order):
+        if totals[name] <= shares[name] * whole:
+            return {held: math.floor(shares[held] * whole + 1e-9) for held in order[:place]}
+        # Shares are reached exactly: each is of all that count, which are the rest and what those shares leave room for
+        rest, taken = rest - totals[name], taken + shares[name]
+        whole = rest / max(1.0 - taken, 1e-12)
+    return {held: math.floor(shares[held] * whole + 1e-9) for held in order}
 
 
 def shrunk(sketch: Sketch, baseline: Mapping[str, Any], schema: Schema | None, n: int) -> Sketch:

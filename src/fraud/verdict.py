@@ -80,6 +80,8 @@ def judge(
     skipped: int = 0,
     repeated: int = 0,
     capped: int = 0,
+    callers: Mapping[str, float] | None = None,
+    usual_callers: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
     previous: Sequence[bool] = (),
     performance: Mapping[str, Any] | None = None,
@@ -111,6 +113,8 @@ def judge(
         Records left out because their inference id was there before.
     capped : int
         Records left out because one caller sent too many.
+    callers, usual_callers : mapping of str to float, optional
+        Share of all payments that the heaviest callers sent, by pseudonym, and what was usual of them before.
     notes : sequence of str
         What else a reader must know, such as a read that failed.
     previous : sequence of bool
@@ -170,6 +174,8 @@ def judge(
         "skipped": skipped,
         "repeated": repeated,
         "capped": capped,
+        "callers": dict(callers or {}),
+        "usual_callers": dict(usual_callers or {}),
         "invocations": invocations,
         "sentence": " ".join([sentence, *notes]),
         "signal": signal,

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fraud.callers import most_each, shrunk
+from fraud.callers import limits, most_each, shrunk
 from fraud.capture import SHADOW, Record, hour_of_key, hour_prefixes, parse_file, variant_of_key
 from fraud.errors import CaptureFormatError, DataError
-from fraud.hours import Hour, capture_prefixes, hour_key, hours_of
+from fraud.hours import HEAVY, Hour, capture_prefixes, hour_key, hours_of
 from fraud.moment import seconds
 from fraud.schema import Schema
 from fraud.sketch import Sketch
@@ -42,6 +42,10 @@ class Window:
         Records whose inference id was there before.
     capped : int
         Records left out because their caller sent too large a share.
+    callers : dict of str to float
+        Share of the heaviest callers before that.
+    usual_callers : dict of str to float
+        The shares of them that were usual, where it was asked.
     requests : dict of int to int
         Captured requests by begin of the five minutes in which they were answered (seconds since 1970, UTC).
     notes : list of str
@@ -56,6 +60,8 @@ class Window:
     tagged: dict[str, int] = field(default_factory=dict)
     repeated: int = 0
     capped: int = 0
+    callers: dict[str, float] = field(default_factory=dict)
+    usual_callers: dict[str, float] = field(default_factory=dict)
     requests: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -98,7 +104,9 @@ class Gathering:
         for name in ("unreadable", "repeated", "other_model"):
             setattr(window, name, getattr(window, name) + getattr(hour, name))
 
-    def result(self, max_caller_share: float = 1.0, enough: int = 1) -> Window:
+    def result(
+        self, max_caller_share: float = 1.0, enough: int = 1, usual: Callable[[], Mapping[str, float]] = dict
+    ) -> Window:
         """Return the window, no caller above its share of it; call it once.
 
         Parameters
@@ -107,33 +115,44 @@ class Gathering:
             In (0, 1]; 1 holds nobody down.
         enough : int
             Nobody is held down where fewer records than that would be left; a note says so then.
+        usual : callable
+            Asked for the usual share of each caller, once somebody is above ``max_caller_share``.
         """
         window = self.window
         window.tagged, window.requests = dict(self._tagged), dict(self._requests)
         sizes = {name: max(self._callers[name], sketch.n) for name, sketch in self._own.items()}
         total = window.sketch.n + sum(sketch.n for sketch in self._own.values())
-        most = most_each(sizes, total - sum(sizes.values()), max_caller_share)
+        heaviest = sorted(self._callers.items(), key=lambda item: (-item[1], item[0]))[:HEAVY]
+        window.callers = {name: min(1.0, round(count / total, 4)) for name, count in heaviest} if total else {}
         kept = {name: sketch.n for name, sketch in self._own.items()}
-        if most is not None:
-            # What a caller sent while it was not among the heavy ones stands in the rest, and counts against it.
-            kept = {name: min(n, max(0, most - (sizes[name] - n))) for name, n in kept.items()}
-            left = window.sketch.n + sum(kept.values())
-            largest = f"{max(sizes.values()) / total:.0%}"
-            if left < max(enough, 1):
-                kept = {name: sketch.n for name, sketch in self._own.items()}
-                window.notes.append(
-                    f"One caller sent {largest} of the payments; there is too little other traffic to hold it to "
-                    f"{max_caller_share:.0%}."
-                )
-            else:
-                window.capped = total - left
-                window.notes.append(
-                    f"{window.capped:,} payments were left out: one caller sent {largest} of them all, and none counts "
-                    f"for more than {max_caller_share:.0%}."
-                )
+        if max_caller_share < 1 and sizes and max(sizes.values()) > max_caller_share * total:
+            shares = usual()
+            window.usual_callers = {name: shares[name] for name in sorted(window.callers.keys() & shares.keys())}
+            allowed = limits(sizes, max_caller_share, shares)
+            self._hold(sizes, kept, allowed, total, enough)
         for name, sketch in sorted(self._own.items()):
             window.sketch.merge(shrunk(sketch, self.baseline, self.schema, kept[name]))
         return window
+
+    def _hold(
+        self, sizes: Mapping[str, int], kept: dict[str, int], allowed: Mapping[str, float], total: int, enough: int
+    ) -> None:
+        """Lower what is kept of each caller to what is allowed, if enough is left then."""
+        most = most_each(sizes, total - sum(sizes.values()), allowed)
+        if not most:
+            return
+        # What a caller sent while it was not among the heavy ones stands in the rest, and counts against it.
+        held = {name: min(kept[name], max(0, count - (sizes[name] - kept[name]))) for name, count in most.items()}
+        left = total - sum(kept[name] - n for name, n in held.items())
+        first = max(most, key=lambda name: (sizes[name], name))
+        said = f"sent {sizes[first] / total:.0%} of the payments", f"{allowed[first]:.0%}"
+        if left < max(enough, 1):
+            note = f"One caller {said[0]}; there is too little other traffic to hold it to {said[1]}."
+        else:
+            self.window.capped = total - left
+            note = f"{total - left:,} payments were left out: one caller {said[0]} and counts for {said[1]} at most."
+            kept |= held
+        self.window.notes.append(note)
 
 
 def read_window(
@@ -205,6 +224,7 @@ def stored_window(
     variants: Sequence[str] | None = None,
     max_caller_share: float = 1.0,
     enough: int = 1,
+    usual: Mapping[str, float] | None = None,
 ) -> Window:
     """Put a window together from hours that the drift check has counted; what it has not seen yet is read and counted.
 
@@ -226,6 +246,8 @@ def stored_window(
         Production variants whose new objects are looked for; by default those of the hours, or ``AllTraffic``.
     max_caller_share, enough
         As for `Gathering.result`; the policy's ``max_caller_share`` and ``min_records`` give the drift check's window.
+    usual : mapping of str to float, optional
+        ``usual_callers`` of the verdict.
 
     Returns
     -------
@@ -259,7 +281,7 @@ def stored_window(
             hour.heavy_share = max_caller_share * OWN if max_caller_share < 1 else 1.0
             hour.take(key, "", records, problems, beside=beside, since=seconds(start))
         gathering.add(hour)
-    return gathering.result(max_caller_share, enough)
+    return gathering.result(max_caller_share, enough, lambda: usual or {})
 
 
 def _parse(

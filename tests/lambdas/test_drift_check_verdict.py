@@ -9,6 +9,7 @@ from drift_check_kit import NOON, app, aws, capture, check, invoked, metric, sto
 from lambdas_kit import BUCKET, ENDPOINT, RELEASE, keys, load_module, put
 
 from fraud.decision import Decision, Outcome
+from fraud.moment import iso
 
 metrics = load_module("drift_check", "metrics")
 message = load_module("drift_check", "message")
@@ -215,8 +216,25 @@ def test_one_caller_cannot_make_the_drift(s3, pipeline, monkeypatch):
     capture(s3, 750, factor=2.0, caller="forger")
     verdict = stored(s3, tick())
     assert (verdict["verdict"], verdict["n"], verdict["capped"]) == ("OK", 750 + 39, 750 - 39)
-    assert "were left out: one caller sent 50% of them all, and none counts for more than 5%." in verdict["sentence"]
+    assert "were left out: one caller sent 50% of the payments and counts for 5% at most." in verdict["sentence"]
     assert metric("Capped") == 711
+    assert verdict["callers"]["forger"] == 0.5 and verdict["usual_callers"] == {}
+
+
+@pytest.mark.parametrize(("shares", "found"), [((0.5, 0.5, 0.5), "DRIFT"), ((0.5, 0.02, 0.5), "OK")])
+def test_a_caller_who_has_sent_as_much_for_days_counts_in_full(s3, pipeline, shares, found):
+    policy(max_caller_share=0.05)
+    for k in range(30):
+        capture(s3, 25, caller=f"c{k}")
+    capture(s3, 750, factor=2.0, caller="backend")
+    for back, share in enumerate(shares, 1):
+        moment = iso(NOON - 86_400 * back)
+        key = f"drift/{ENDPOINT}/verdicts/{moment[:10].replace('-', '/')}/110000-OK.json"
+        put(s3, key, {"verdict": "OK", "model_version": "run-0", "callers": {"backend": share, "c1": 0.01}})
+    verdict = stored(s3, tick())
+    assert verdict["verdict"] == found
+    assert verdict["usual_callers"]["backend"] == min(shares)
+    assert verdict["capped"] == (0 if found == "DRIFT" else 711)
 
 
 def test_without_the_cap_it_would(s3, pipeline, monkeypatch):

@@ -50,6 +50,15 @@ def test_callers_are_told_apart_by_key_principal_or_address(other):
     assert theirs and theirs != mine
 
 
+def test_all_sessions_of_a_role_are_one_caller():
+    def of(arn):
+        return caller_of({"requestContext": {"identity": {"userArn": arn}}}, "k")
+
+    role = "arn:aws:sts::1:assumed-role/checkout/"
+    assert of(role + "one") == of(role + "two/\n") != of("arn:aws:sts::1:assumed-role/other/one")
+    assert of("arn:aws:iam::1:user/team/a") != of("arn:aws:iam::1:user/team/b")
+
+
 @pytest.mark.parametrize("event", [None, {}, {"requestContext": 3}, {"requestContext": {"identity": []}}, "x"])
 def test_an_event_that_says_nothing_has_no_caller(event):
     assert caller_of(event, "k") == ""

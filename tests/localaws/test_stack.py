@@ -115,7 +115,9 @@ def test_the_lambda_talks_to_the_aws_that_it_was_deployed_from(stack):
         "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": os.environ["AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"],
     }
-    assert variables(stack, "InferenceFunctionName") == expected
+    found = variables(stack, "InferenceFunctionName")
+    assert len(found.pop("CALLER_KEY")) == 64
+    assert found == expected
     seen = {name: value for name, value in expected.items() if name != "REVIEW_RATE_LIMIT"}
     assert seen.items() <= stack.call("GET", "/health")[1]["env"].items()
     assert variables(stack, "DriftFunctionName") == {
@@ -126,6 +128,16 @@ def test_the_lambda_talks_to_the_aws_that_it_was_deployed_from(stack):
         "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
         "AWS_ENDPOINT_URL_CODEPIPELINE": os.environ["AWS_ENDPOINT_URL_CODEPIPELINE"],
     }
+
+
+def test_the_key_of_the_callers_is_drawn_once(stack):
+    key = variables(stack, "InferenceFunctionName")["CALLER_KEY"]
+    stack.deploy(LogRetentionDays="30")
+    assert variables(stack, "InferenceFunctionName")["CALLER_KEY"] == key
+    stack.deploy(CallerKey="another")
+    assert variables(stack, "InferenceFunctionName")["CALLER_KEY"] == "another"
+    stack.deploy(LogRetentionDays="90")
+    assert variables(stack, "InferenceFunctionName")["CALLER_KEY"] == "another"
 
 
 def variables(stack, output):
@@ -328,7 +340,8 @@ def test_a_parameter_stays_until_it_is_given_again(stack):
 
 def test_an_address_that_is_empty_does_not_reach_the_lambda(stack):
     stack.deploy(SageMakerRuntimeEndpointUrl="", AwsEndpointUrl="")
-    assert set(variables(stack, "InferenceFunctionName")) == {"BUCKET", "ENDPOINT_NAME", "REVIEW_RATE_LIMIT"}
+    names = {"BUCKET", "ENDPOINT_NAME", "REVIEW_RATE_LIMIT", "CALLER_KEY"}
+    assert set(variables(stack, "InferenceFunctionName")) == names
     stack.deploy()
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud.callers import apportioned, most_each, shrunk
+from fraud.callers import apportioned, limits, most_each, shrunk, usual_shares
 from fraud.capture import Record
 from fraud.drift import build_baseline
 from fraud.hours import HEAVY, Hour
@@ -33,29 +33,31 @@ def hour_of(records, share, files=1, start=0.0):
     return hour
 
 
-def judged(hours, share, enough=1):
+def judged(hours, share, enough=1, usual=None):
     gathering = Gathering(BASELINE, SCHEMA)
     for hour in hours:
         gathering.add(Hour.from_json(hour.to_json(), BASELINE, SCHEMA))
-    return gathering.result(share, enough)
+    return gathering.result(share, enough, lambda: usual or {})
 
 
 @given(
-    st.lists(st.integers(1, 2000), max_size=12), st.integers(0, 3000), st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5])
+    st.lists(st.tuples(st.integers(1, 2000), st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])), max_size=12),
+    st.integers(0, 3000),
 )
-def test_the_share_is_reached_and_not_passed(sizes, others, share):
-    most = most_each({str(k): n for k, n in enumerate(sizes)}, others, share)
-    total = others + sum(sizes)
-    if most is None:
-        assert not sizes or max(sizes) <= share * total
-        return
-    assert max(sizes) > share * total
-
-    def holds(most):
-        return most <= share * (others + sum(min(n, most) for n in sizes)) + 1e-6
-
-    assert holds(most)
-    assert not holds(most + 1)  # more would be too much
+def test_the_shares_are_reached_and_not_passed(given, others):
+    sizes = {str(k): n for k, (n, _) in enumerate(given)}
+    shares = {str(k): share for k, (_, share) in enumerate(given)}
+    total = others + sum(sizes.values())
+    most = most_each(sizes, others, shares)
+    kept = sizes | most
+    whole = others + sum(kept.values())
+    assert most.keys() <= sizes.keys() and all(most[name] < sizes[name] for name in most)
+    for name, n in kept.items():
+        assert n <= shares[name] * (whole + len(most)) + 1e-6  # each is rounded down, so a few are wanting
+        if name in most:
+            assert n + 1 > shares[name] * whole - 1e-6  # more would be too much
+    if all(n <= shares[name] * total for name, n in sizes.items()):
+        assert not most
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20), st.integers(0, 10**6))
@@ -109,7 +111,24 @@ def test_a_caller_is_held_to_its_share_of_the_window(share):
     amount = found.sketch.features["amount"]
     assert amount.repeats["999.0"] / found.sketch.n == pytest.approx(share, abs=0.002)
     assert amount.repeats["999.0"] <= share * found.sketch.n + 1
-    assert "were left out: one caller sent 56% of them all, and none counts for more than" in found.notes[0]
+    said = f"one caller sent 56% of the payments and counts for {share:.0%} at most."
+    assert found.notes == [f"{found.capped:,} payments were left out: {said}"]
+    assert found.callers["forger"] == round(5000 / 9000, 4)
+
+
+def test_who_has_always_sent_most_is_no_forger():
+    usual = {"forger": 0.5, "gone": 0.3}
+    found = judged([hour_of(mix(), 0.05)], 0.05, usual=usual)
+    assert (found.sketch.n, found.capped, found.notes, found.usual_callers) == (9000, 0, [], {"forger": 0.5})
+    found = judged([hour_of(mix(), 0.05)], 0.05, usual={"forger": 0.2})  # a quarter more than usual, not all of it
+    assert found.sketch.features["amount"].repeats["999.0"] / found.sketch.n == pytest.approx(0.25, abs=0.002)
+
+
+def test_what_is_usual_is_what_was_there_on_each_of_the_days():
+    week = [{"old": 0.6, "new": 0.2}, {"old": 0.7}, {"old": 0.5}]
+    assert usual_shares(week) == {"old": 0.5}
+    assert usual_shares(week[:2]) == {}  # too few days
+    assert limits(["old", "new"], 0.05, {"old": 0.9}) == {"old": 1.0, "new": 0.05}
 
 
 def test_it_is_the_same_however_the_files_are_cut_and_whenever_they_come():

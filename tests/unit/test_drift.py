@@ -427,6 +427,8 @@ def test_the_verdict_document():
         "unreadable": 2,
         "skipped": 3,
         "repeated": 0,
+        "callers": {},
+        "usual_callers": {},
         "capped": 0,
         "invocations": 505,
         "signal": False,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,8 @@ def deploy_stack(
         if stack and stack["StackStatus"] in NEVER_WAS:
             _delete(stack)
             stack = None
+        if not _given(stack).get("CallerKey"):
+            values.setdefault("CallerKey", secrets.token_hex(32))  # kept by the stack alone, which never shows it
         keep = [name for name in _given(stack) if name in known and name not in values]
         if stack is None:
             values |= _bucket(values, say)

@@ -156,6 +156,7 @@ def find(run: Run, p: SimpleNamespace) -> Findings:
         variants=[VARIANT],
         max_caller_share=policy.get("max_caller_share", 1.0),
         enough=policy.get("min_records", 1),
+        usual=(verdict or {}).get("usual_callers"),
     )
     if not (read := verdict is not None):
         verdict = drift.judge(
