@@ -7,25 +7,20 @@ from typing import Any
 
 import aws
 
+from fraud.advice import advice
 from fraud.decision import FAILED, Outcome, in_words
 from fraud.verdict import DRIFT, MISSING_CAPTURE, SCHEMA_CHANGED
 
 WHAT = {DRIFT: "drift", MISSING_CAPTURE: "nothing captured", SCHEMA_CHANGED: "other fields"}
 """Verdicts that people are told of, as the subject has them."""
 
-TO_DO = {
-    MISSING_CAPTURE: "Look at the data capture of the endpoint: what it answers does not reach the bucket. Until then "
-    "nobody watches this model.",
-    SCHEMA_CHANGED: "Look at who calls the endpoint: payments no longer have the fields that the model was trained on. "
-    "A retraining does not help before the history has the new fields.",
-    "started": "Nothing needs to be done now. When the retraining is over its report comes by mail; the new model goes "
-    "into service only when it passes the gate.",
-    "repeated": "Look at who sends the repeated value: it may be card testing. Limit that caller; retraining on an "
-    "attack that nobody has labelled does not help.",
-    "missing": "Ask who delivers the payments why a field is missing; if it comes back, nothing needs to be learnt.",
-    DRIFT: "See in the report what moved and whether labels of such payments have come in; without labels a new model "
-    "cannot learn them. `fraud run` retrains by hand.",
+THEN = {
+    True: "When the retraining is over its report comes by mail; the new model goes into service only when it passes "
+    "the gate.",
+    False: "`fraud run` retrains by hand; without labels of such payments a new model cannot learn them.",
 }
+"""What comes after a drift, by whether a retraining was started."""
+SAID = 2  # pieces of advice; the report has them all
 
 
 def text(endpoint: str, bucket: str, key: str, verdict: Mapping[str, Any], outcome: Outcome | None) -> tuple[str, str]:
@@ -65,12 +60,8 @@ def text(endpoint: str, bucket: str, key: str, verdict: Mapping[str, Any], outco
 
 
 def _to_do(verdict: Mapping[str, Any], started: bool) -> str:
-    if verdict["verdict"] != DRIFT:
-        return TO_DO[verdict["verdict"]]
-    if started:
-        return TO_DO["started"]
-    first = next((rule["rule"] for rule in verdict["rules"] if rule["fired"]), DRIFT)
-    return TO_DO.get(first, TO_DO[DRIFT])
+    found = advice(verdict)[:SAID]
+    return " ".join([*found, THEN[started]] if verdict["verdict"] == DRIFT else found)
 
 
 def send(topic: str, subject: str, message: str) -> None:

@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 from drift_check_kit import NOON, app, aws, capture, check, invoked, metric, stored, tick, told
 from lambdas_kit import BUCKET, ENDPOINT, RELEASE, keys, load_module, put
 
+from fraud.advice import advice
 from fraud.decision import Decision, Outcome
 from fraud.moment import iso
 
@@ -129,7 +130,7 @@ def test_a_message_says_what_why_and_where(s3, pipeline):
         report["sentence"],
         "",
         f"What was done: A retraining has been started. Execution {report['execution_id']}.",
-        f"What to do: {message.TO_DO['started']}",
+        f"What to do: {' '.join(advice(stored(s3, report))[:2])} {message.THEN[True]}",
         "",
         "Endpoint fraud, model run-1",
         "Traffic from 2026-01-01T12:00:00Z to 2026-01-02T12:00:00Z, 500 payments",
@@ -140,16 +141,19 @@ def test_a_message_says_what_why_and_where(s3, pipeline):
 
 
 @pytest.mark.parametrize("verdict", message.WHAT)
-@pytest.mark.parametrize("rule", ["repeated", "missing", "psi", None])
-def test_a_message_always_says_what_to_do(verdict, rule):
-    rules = [{"rule": rule, "fired": True}] if rule else []
+@pytest.mark.parametrize("names", [("repeated",), ("missing", "psi", "unseen"), ()])
+def test_a_message_always_says_what_to_do(verdict, names):
+    about = {"feature": "V1", "fired": True, "direction": "up", "reference": 0.05, "current": 0.6}
+    rules = [about | {"rule": name} for name in names] + [about | {"rule": "ks", "feature": "V9", "fired": False}]
     found = {"verdict": verdict, "sentence": "It moved.", "model_version": "m", "n": 1234, "rules": rules}
-    found["window"] = {"start": "2026-01-01T12:00:00Z", "end": "2026-01-02T12:00:00Z"}
+    found |= {"window": {"start": "2026-01-01T12:00:00Z", "end": "2026-01-02T12:00:00Z"}, "endpoint": "fraud"}
     subject, text = message.text("e" * 120, "b", "k", found, Outcome(Decision(False, ("COOL_DOWN", "PAUSED"))))
     assert len(subject) == 100
     assert "No retraining was started. The last retraining was started too short a time ago. A person has" in text
-    key = verdict if verdict != "DRIFT" else rule if rule in message.TO_DO else "DRIFT"
-    assert f"What to do: {message.TO_DO[key]}\n" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("What to do: ")]
+    assert all(said in line for said in advice(found)[:2]) and "V9" not in line and len(line) > 60
+    assert line.endswith(message.THEN[False]) == (verdict == "DRIFT")
+    assert line.count("V1") == (2 if len(names) == 3 else len(names)) * (verdict == "DRIFT")
 
 
 # ------------------------------------------------------------------------------------------------ captured calls

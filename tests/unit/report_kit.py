@@ -246,6 +246,6 @@ def as_json(value):
 
 def shown_all():
     """All hostile texts as the product shows them, in one."""
-    from fraud.pipeline.plaintext import shown
+    from fraud.plaintext import shown
 
     return "; ".join(shown(one) for one in HOSTILE)

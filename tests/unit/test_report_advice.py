@@ -3,9 +3,8 @@
 import pytest
 import report_kit as kit
 
-from fraud.pipeline import report_governor
+from fraud.pipeline import report_governor, report_parts
 from fraud.pipeline.report import Findings, Traffic
-from fraud.pipeline.report_advice import advice
 from fraud.pipeline.report_truth import on_truth, recorded
 
 SCHEMA = kit.schema_of(4)
@@ -14,6 +13,10 @@ SCHEMA = kit.schema_of(4)
 def findings(rules=(), name="DRIFT", decisions=(), state=None, **more):
     verdict = kit.verdict_of(SCHEMA, name) | {"rules": list(rules)} | more
     return Findings(verdict, "the drift check", {}, None, 0.5, Traffic(), decisions=list(decisions), state=state)
+
+
+def advice(found):
+    return list(report_parts.to_do(found).sentences)
 
 
 CASES = {

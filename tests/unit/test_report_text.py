@@ -8,7 +8,8 @@ import report_kit as kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud.pipeline import blocks, drift_plots, figures, mail_addresses, plaintext, verdict_view
+from fraud import plaintext
+from fraud.pipeline import blocks, drift_plots, figures, mail_addresses, verdict_view
 from fraud.pipeline.blocks import Badge, Prose, Table
 from fraud.pipeline.render import sanitise
 

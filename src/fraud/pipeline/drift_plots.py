@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fraud.pipeline.plaintext import count, figure, listed, percent, shown
 from fraud.pipeline.plots import LIVE, OVER, TRAINED, plain, prepared, say_nothing
 from fraud.pipeline.verdict_view import CUT, level, rule_name
+from fraud.plaintext import count, figure, listed, percent, shown
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings

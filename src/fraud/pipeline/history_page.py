@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fraud.moment import iso
-from fraud.pipeline.plaintext import shown, sparkline
 from fraud.pipeline.render import TEMPLATES
 from fraud.pipeline.runs import Run, check_run_id, dumps
 from fraud.pipeline.storage import Storage
+from fraud.plaintext import shown, sparkline
 
 REPORT = "04_drift_report"
 MOST = 200  # reports that are listed

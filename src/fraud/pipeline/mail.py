@@ -17,9 +17,9 @@ from typing import Any
 from fraud.errors import DataError
 from fraud.pipeline.blocks import Block, Prose, Table
 from fraud.pipeline.mail_addresses import check_sender
-from fraud.pipeline.plaintext import shown
 from fraud.pipeline.render import TEMPLATES
 from fraud.pipeline.where import client
+from fraud.plaintext import shown
 
 MAX_BODY = 60_000  # bytes of HTML; some clients clip near 100 kB
 MAX_MESSAGE = 7_000_000  # bytes; SES v1 refuses 10 MB after base64

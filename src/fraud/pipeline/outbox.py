@@ -12,10 +12,10 @@ from urllib.parse import quote, urlsplit
 from fraud.moment import seconds
 from fraud.pipeline import mail
 from fraud.pipeline.mail_addresses import DRIFT, FAILURE, SUCCESS, recipients
-from fraud.pipeline.plaintext import count, figure, shown
 from fraud.pipeline.runs import Run, now
 from fraud.pipeline.verdict_view import ALARMING
 from fraud.pipeline.where import Where, client, where
+from fraud.plaintext import count, figure, shown
 
 REPORT = "04_drift_report"
 TRAIN, DEPLOY = "02_train", "03_deploy"

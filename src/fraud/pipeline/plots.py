@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from fraud.pipeline.plaintext import shown
+from fraud.plaintext import shown
 
 TRAINED, LIVE, OVER, CHAMPION = "#8a94a0", "#2f6fb5", "#c0392b", "#b7bec6"
 

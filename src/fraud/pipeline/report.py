@@ -16,12 +16,12 @@ from fraud import drift
 from fraud.errors import DataError
 from fraud.moment import iso, seconds
 from fraud.pipeline import scored
-from fraud.pipeline.plaintext import count
 from fraud.pipeline.releases import read_release
 from fraud.pipeline.report_money import Costs, costs_of
 from fraud.pipeline.runs import Run, now
 from fraud.pipeline.strategies import VARIANT
 from fraud.pipeline.verdict_view import modern, summary_of
+from fraud.plaintext import count
 from fraud.schema import Schema
 from fraud.window import stored_window
 

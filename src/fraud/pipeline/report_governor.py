@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fraud.governor import in_words
 from fraud.moment import iso
 from fraud.pipeline.blocks import Block, Prose, Table
-from fraud.pipeline.plaintext import shown
+from fraud.plaintext import count, shown
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings
@@ -51,6 +51,22 @@ def of_verdict(findings: Findings) -> Record | None:
     """The decision on the verdict that is reported; None when there is no record of it."""
     end = findings.verdict["window"]["end"]
     return next((one for one in findings.decisions if (one.get("window") or {}).get("end") == end), None)
+
+
+def outlook(findings: Findings) -> str:
+    """What becomes of the retraining that a drift verdict asks for."""
+    decision = of_verdict(findings)
+    known = sum(name in findings.truth for name in findings.traffic.inference_id)
+    labels = (
+        f"Truth has arrived for {count(known, 'payment')} of this window."
+        if known
+        else "No truth has arrived for this window: without labels of the new traffic no model can learn it."
+    )
+    if decision and decision.get("start"):
+        return f"A retraining was started by itself ({shown(decision.get('execution_id'))}). {labels}"
+    if decision:
+        return f"No retraining was started: {why_of(decision)} By hand it is `fraud run`. {labels}"
+    return f"A retraining starts by itself unless the governor holds it back; by hand it is `fraud run`. {labels}"
 
 
 def did(one: Record) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fraud.pipeline.plaintext import count, money, percent
+from fraud.plaintext import count, money, percent
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings

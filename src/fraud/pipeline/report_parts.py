@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fraud.pipeline import drift_plots, report, report_advice, report_money, report_tables
+from fraud.advice import advice
+from fraud.pipeline import drift_plots, report, report_money, report_tables
 from fraud.pipeline.blocks import Badge, Block, Prose
-from fraud.pipeline.plaintext import count, sparkline
 from fraud.pipeline.report import review_rates
-from fraud.pipeline.report_governor import decisions
+from fraud.pipeline.report_governor import decisions, outlook
 from fraud.pipeline.report_tables import missing, moved, repeated
 from fraud.pipeline.report_truth import on_truth, recorded
 from fraud.pipeline.verdict_view import causes, spark_levels
+from fraud.plaintext import count, sparkline
+from fraud.verdict import DRIFT
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings
@@ -37,6 +39,7 @@ __all__ = [
     "verdict",
 ]
 MAIL_ROWS = 8
+ADVICE = 5  # pieces of advice; more are not followed
 
 
 def verdict(findings: Findings) -> Badge:
@@ -51,7 +54,10 @@ def money(findings: Findings) -> Prose:
 
 def to_do(findings: Findings) -> Prose:
     """What to do, one item a cause."""
-    return Prose(report_advice.advice(findings), bullets=True)
+    found = advice(findings.verdict)
+    if findings.verdict["verdict"] == DRIFT:
+        found = [*found[: ADVICE - 1], outlook(findings)]
+    return Prose(found, bullets=True)
 
 
 def basis(findings: Findings) -> Prose:

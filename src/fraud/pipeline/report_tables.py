@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fraud.pipeline.blocks import Table
-from fraud.pipeline.plaintext import bar, distance, figure, percent, shown
 from fraud.pipeline.verdict_view import CUT, change, is_about_feature, level, value_of
+from fraud.plaintext import bar, distance, figure, percent, shown
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from fraud.pipeline.ab_test import LEVEL, auc
 from fraud.pipeline.blocks import Block, Prose, Table
-from fraud.pipeline.plaintext import count, percent
+from fraud.plaintext import count, percent
 from fraud.rules import ON_TRUTH
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fraud.pipeline.plaintext import distance, figure, percent, shown
+from fraud.plaintext import distance, figure, percent, shown
 from fraud.rules import ON_TRUTH
 from fraud.verdict import DRIFT, MISSING_CAPTURE, SCHEMA_CHANGED
 

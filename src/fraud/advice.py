@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fraud.pipeline.plaintext import count, listed, percent, shown
-from fraud.pipeline.report_governor import of_verdict, why_of
-from fraud.pipeline.verdict_view import fired
+from fraud.plaintext import listed, percent, shown
 from fraud.rules import ON_TRUTH
 
-if TYPE_CHECKING:
-    from fraud.pipeline.report import Findings
-
-MOST = 5  # pieces of advice; more are not followed
 Rule = Mapping[str, Any]
 
 
-def advice(findings: Findings) -> list[str]:
-    """What to do, the most urgent first.
+def advice(verdict: Mapping[str, Any]) -> list[str]:
+    """What to do about a verdict, the most urgent first; of the retraining that may follow, nothing.
 
     Parameters
     ----------
-    findings : Findings
+    verdict : mapping
 
     Returns
     -------
     list of str
-        Sentences of plain text.
+        Sentences of plain text; at least one, but for a drift that no rule explains.
     """
-    verdict = findings.verdict
-    if verdict["verdict"] in QUIET:
-        return [QUIET[verdict["verdict"]](verdict)]
+    if say := QUIET.get(verdict["verdict"]):
+        return [say(verdict)]
     groups: dict[str, list[Rule]] = {}
-    for rule in fired(verdict):
-        groups.setdefault(_cause(rule), []).append(rule)
-    found = [say(groups[cause], findings) for cause, say in CAUSES.items() if cause in groups]
-    if verdict["verdict"] == "DRIFT":
-        found = found[: MOST - 1] + [_retraining(findings)]
-    return found[:MOST] or ["Nothing needs to be done."]
+    for rule in verdict["rules"]:
+        if rule["fired"]:
+            groups.setdefault(_cause(rule), []).append(rule)
+    return [say(groups[cause]) for cause, say in CAUSES.items() if cause in groups]
 
 
 def _cause(rule: Rule) -> str:
@@ -56,21 +47,21 @@ def _names(rules: list[Rule]) -> str:
     return listed(list(dict.fromkeys(shown(rule["feature"], 30) for rule in rules)))
 
 
-def _truth(rules: list[Rule], findings: Findings) -> str:
+def _truth(rules: list[Rule]) -> str:
     return (
         "Truth itself says so: fraud has changed, or the model finds less of it. Labels are here, so retraining can "
         "learn it; until then look at the frauds that were approved for what they have in common."
     )
 
 
-def _repeated(rules: list[Rule], findings: Findings) -> str:
+def _repeated(rules: list[Rule]) -> str:
     return (
         f"Look at who sends the repeated value of {_names(rules)}: card testing, or a caller's default. Block or limit "
         "the caller; do not retrain on an attack before it is labelled."
     )
 
 
-def _missing(rules: list[Rule], findings: Findings) -> str:
+def _missing(rules: list[Rule]) -> str:
     worst = max(rules, key=lambda rule: abs((rule["current"] or 0.0) - (rule["reference"] or 0.0)))
     who = f"{shown(worst['feature'], 30)}: " if len(rules) > 1 else ""
     return (
@@ -79,32 +70,32 @@ def _missing(rules: list[Rule], findings: Findings) -> str:
     )
 
 
-def _collected(rules: list[Rule], findings: Findings) -> str:
+def _collected(rules: list[Rule]) -> str:
     return (
         f"{_names(rules)} is now filled where it was missing at training. That is good news for the next model, once "
         "labels of such payments have arrived; nobody needs to be stopped."
     )
 
 
-def _new(rules: list[Rule], findings: Findings) -> str:
+def _new(rules: list[Rule]) -> str:
     return (
         f"{_names(rules)} has values that training never saw; the model takes them as unknown. If a product or a "
         "market was added, have some of these payments labelled (review_rows of 01_merge_data draws them) and retrain."
     )
 
 
-def _moved(rules: list[Rule], findings: Findings) -> str:
+def _moved(rules: list[Rule]) -> str:
     return (
         f"Ask whether {_names(rules)} moved because of prices, a campaign, another unit or another currency. A unit is "
         "mended at the caller; real change is learnt by retraining."
     )
 
 
-def _score(rules: list[Rule], findings: Findings) -> str:
+def _score(rules: list[Rule]) -> str:
     return "The model's scores moved: look at the threshold before reviewers do, and at the last deployment's date."
 
 
-def _more(rules: list[Rule], findings: Findings) -> str:
+def _more(rules: list[Rule]) -> str:
     rule = rules[0]
     return (
         f"Reviewers get {percent(rule['current'])} of payments instead of {percent(rule['reference'])}: sort their "
@@ -112,7 +103,7 @@ def _more(rules: list[Rule], findings: Findings) -> str:
     )
 
 
-def _fewer(rules: list[Rule], findings: Findings) -> str:
+def _fewer(rules: list[Rule]) -> str:
     rule = rules[0]
     return (
         f"Only {percent(rule['current'])} of payments go to review instead of {percent(rule['reference'])}: fraud may "
@@ -120,7 +111,7 @@ def _fewer(rules: list[Rule], findings: Findings) -> str:
     )
 
 
-CAUSES: dict[str, Callable[[list[Rule], Findings], str]] = {
+CAUSES: dict[str, Callable[[list[Rule]], str]] = {
     "truth": _truth,
     "repeated": _repeated,
     "missing": _missing,
@@ -131,22 +122,6 @@ CAUSES: dict[str, Callable[[list[Rule], Findings], str]] = {
     "score": _score,
     "collected": _collected,
 }
-
-
-def _retraining(findings: Findings) -> str:
-    """What becomes of the retraining that a drift verdict asks for."""
-    decision = of_verdict(findings)
-    known = sum(name in findings.truth for name in findings.traffic.inference_id)
-    labels = (
-        f"Truth has arrived for {count(known, 'payment')} of this window."
-        if known
-        else "No truth has arrived for this window: without labels of the new traffic no model can learn it."
-    )
-    if decision and decision.get("start"):
-        return f"A retraining was started by itself ({shown(decision.get('execution_id'))}). {labels}"
-    if decision:
-        return f"No retraining was started: {why_of(decision)} By hand it is `fraud run`. {labels}"
-    return f"A retraining starts by itself unless the governor holds it back; by hand it is `fraud run`. {labels}"
 
 
 def _ok(verdict: Mapping[str, Any]) -> str:
