@@ -12,7 +12,7 @@ from aws import Bucket, Pipeline, Settings, State
 from botocore.exceptions import BotoCoreError, ClientError
 from check import Found
 
-from fraud import governor
+from fraud import advice, governor
 from fraud.decision import DRY_RUN, FAILED, Decision, Outcome
 from fraud.moment import iso, seconds
 
@@ -24,7 +24,6 @@ def act(
     bucket: Bucket,
     release: Mapping[str, Any],
     found: Found,
-    first: bool,
     policy: Mapping[str, Any],
     owner: str,
     now: float,
@@ -41,8 +40,6 @@ def act(
         What is in service.
     found : Found
         The verdict.
-    first : bool
-        Whether this delivery has stored it.
     policy : mapping
         Names as in the parameters of 04_drift_report.
     owner : str
@@ -68,12 +65,15 @@ def act(
     except (ClientError, BotoCoreError, ValueError) as error:
         failure = error
     decided = outcome or Outcome(Decision(False, (FAILED,)))
+    topics: list[str] = []
     if settings.topic and found.verdict["verdict"] in message.WHAT:
-        told = set() if first else _reasons(bucket, settings.endpoint, found, now)
-        if not told or (told == {FAILED} and not failure):
+        topics = news(
+            advice.topics(found.verdict), decided.decision, _records(bucket, settings.endpoint, now), found.key
+        )
+        if topics:
             text = message.text(settings.endpoint, settings.bucket, found.key, found.verdict, outcome)
             message.send(settings.topic, *text)
-    made = governor.record(found.verdict, decided, now, policy, verdict_key=found.key, owner=owner)
+    made = governor.record(found.verdict, decided, now, policy, verdict_key=found.key, owner=owner, told=topics)
     bucket.put_once(governor.record_key(made), made)  # after people are told: rather twice than not at all
     return outcome, failure
 
@@ -94,16 +94,39 @@ def _govern(
     return governor.start_once(verdict, state, Pipeline(settings.pipeline), policy, owner, time.time, labels)
 
 
-def _reasons(bucket: Bucket, endpoint: str, found: Found, now: float) -> set[str]:
-    """Deciding reasons of what was decided on this verdict before."""
-    end = seconds(found.verdict["window"]["end"])
-    codes = set()
-    for day in sorted({iso(moment)[:10] for moment in (end, min(end + DAY, now), now)}):
+def _records(bucket: Bucket, endpoint: str, now: float) -> list[dict[str, Any]]:
+    """What was decided in the last day."""
+    found = []
+    for day in sorted({iso(moment)[:10] for moment in (now - DAY, now)}):
         for key in bucket.keys(f"drift/{endpoint}/decisions/{day.replace('-', '/')}/"):
             made = json.loads(bucket.read(key))
-            if made["verdict_key"] == found.key:
-                codes.add(str(made["reasons"][0]))
-    return codes
+            if seconds(made["moment"]) > now - DAY:
+                found.append(made)
+    return found
+
+
+def news(topics: list[str], decision: Decision, records: list[dict[str, Any]], key: str) -> list[str]:
+    """What people are to be told of, with all that belongs to it; nothing when it has been told within a day.
+
+    A drift that lasts is judged every hour. It is told once a day, and at once when something else moves, a retraining
+    is started, or could not be.
+
+    Parameters
+    ----------
+    topics : list of str
+        Of the verdict.
+    decision : Decision
+        On the verdict.
+    records : list of dict
+        Of the last day.
+    key : str
+        Where the verdict lies.
+    """
+    mine = [made for made in records if made["verdict_key"] == key]
+    started = decision.start and not any(made["start"] for made in mine)
+    topics = [*topics, *([FAILED] if FAILED in decision.reasons else [])]
+    known = {topic for made in records for topic in made.get("told", ())}
+    return topics if started or not known.issuperset(topics) else []
 
 
 def new_labels(bucket: Bucket, since: float, enough: int) -> int:

@@ -43,9 +43,10 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         policy,
         left=lambda: millis() / 1000 if millis else math.inf,
     )
-    first = not found.stored and bucket.put_once(found.key, found.verdict)
+    if not found.stored:
+        bucket.put_once(found.key, found.verdict)
     dry_run = bool(event.get("dry_run"))
-    outcome, failure = act(settings, bucket, release, found, first, policy, owner, now, dry_run=dry_run)
+    outcome, failure = act(settings, bucket, release, found, policy, owner, now, dry_run=dry_run)
     started = bool(outcome and outcome.decision.start)
     took = time.perf_counter() - began
     shown = metrics.values(found.verdict, captured=found.captured, started=started, took=took)

@@ -25,11 +25,30 @@ def advice(verdict: Mapping[str, Any]) -> list[str]:
     """
     if say := QUIET.get(verdict["verdict"]):
         return [say(verdict)]
+    groups = _groups(verdict)
+    return [say(groups[cause]) for cause, say in CAUSES.items() if cause in groups]
+
+
+def topics(verdict: Mapping[str, Any]) -> list[str]:
+    """What a verdict is about, for who must not tell the same thing again and again: the causes of a drift, or itself.
+
+    Examples
+    --------
+    >>> topics({"verdict": "DRIFT", "rules": [{"rule": "unseen", "fired": True}, {"rule": "psi", "fired": False}]})
+    ['new']
+    >>> topics({"verdict": "MISSING_CAPTURE", "rules": []})
+    ['MISSING_CAPTURE']
+    """
+    return [verdict["verdict"]] if verdict["verdict"] in QUIET else sorted(_groups(verdict))
+
+
+def _groups(verdict: Mapping[str, Any]) -> dict[str, list[Rule]]:
+    """Rules that fired, by cause."""
     groups: dict[str, list[Rule]] = {}
     for rule in verdict["rules"]:
         if rule["fired"]:
             groups.setdefault(_cause(rule), []).append(rule)
-    return [say(groups[cause]) for cause, say in CAUSES.items() if cause in groups]
+    return groups
 
 
 def _cause(rule: Rule) -> str:

@@ -202,6 +202,7 @@ def record(
     *,
     verdict_key: str | None = None,
     owner: str = "",
+    told: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Make the record of a decision, as report, e-mail and `fraud drift history` read it.
 
@@ -219,6 +220,8 @@ def record(
         Where the verdict is stored.
     owner : str
         Names the delivery that decided.
+    told : iterable of str
+        `fraud.advice.topics` that people were told of.
 
     Returns
     -------
@@ -249,6 +252,7 @@ def record(
         | {"paused": bool(before.get("paused")), "starts_in_24_hours": len(recent_starts(before, now))},
         "policy": used,
         "owner": owner,
+        "told": list(told),
     }
 
 

@@ -72,7 +72,7 @@ def tick(event=None, owner="request-1"):
 
 def capture(
     s3, n=500, *, factor=1.0, end=NOON, model="run-1", junk=b"", variant="AllTraffic", hour="02/10", root="",
-    several=1, caller="", **given,
+    several=1, caller="", card="", **given,
 ):  # fmt: skip
     """Requests of the two hours before a moment, in files of 250; of one payment each, or several."""
     name = uuid.uuid4().hex[:8]
@@ -83,7 +83,7 @@ def capture(
             transactions = [
                 {
                     "TransactionAmt": float(rng.randrange(50, 150)) * factor,
-                    "card4": rng.choice(["visa", "visa", "mastercard", None]),
+                    "card4": card or rng.choice(["visa", "visa", "mastercard", None]),
                     "is_new": rng.random() < 0.5,
                 }
                 for _ in range(several)

@@ -121,6 +121,46 @@ def test_who_was_told_of_a_failure_is_told_of_the_start(s3, pipeline, monkeypatc
     assert [made["reasons"] for made in decisions(s3)][:2] == [["FAILED"], ["FAILED"]]
 
 
+def test_a_drift_that_lasts_is_told_once_and_what_is_new_at_once(s3, pipeline, monkeypatch):
+    capture(s3, factor=1.5)
+    at(monkeypatch, NOON)
+    assert len(told()) == 1 and "retraining has been started" in told()[0][1]
+    assert [at(monkeypatch, NOON + 3600 * hour)["verdict"] for hour in (1, 2, 3)] == ["DRIFT"] * 3
+    assert len(told()) == 1
+    capture(s3, factor=1.5, hour="02/13", end=NOON + 4 * 3600, card="jcb")
+    assert at(monkeypatch, NOON + 4 * 3600)["verdict"] == "DRIFT"
+    assert len(told()) == 2 and "card4 has values that training never saw" in told()[1][1]
+    assert [made["told"] for made in decisions(s3)] == [["moved"], [], [], [], ["collected", "moved", "new"]]
+
+
+RECORDS = [
+    {"verdict_key": "k0", "start": False, "told": ["missing", "moved"]},
+    {"verdict_key": "k1", "start": True, "told": ["new"]},
+    {"verdict_key": "k2", "start": False, "told": ["FAILED", "moved"]},
+    {"verdict_key": "old", "start": False},  # of a version that kept no such thing
+]
+
+
+@pytest.mark.parametrize(
+    ("topics", "reasons", "key", "expected"),
+    [
+        (["moved"], ("COOL_DOWN",), "k9", []),
+        (["missing", "new"], ("COOL_DOWN",), "k9", []),
+        (["moved", "truth"], ("COOL_DOWN",), "k9", ["moved", "truth"]),
+        (["moved"], ("START",), "k9", ["moved"]),
+        (["moved"], ("START",), "k2", ["moved"]),  # it failed before
+        (["new"], ("START",), "k1", []),  # the same event once more
+        (["moved"], ("FAILED",), "k9", []),
+        (["MISSING_CAPTURE"], ("NOT_DRIFT",), "k9", ["MISSING_CAPTURE"]),
+    ],
+)
+def test_what_is_news(topics, reasons, key, expected):
+    decision = Decision(reasons == ("START",), reasons)
+    assert acting.news(topics, decision, RECORDS, key) == expected
+    if reasons == ("FAILED",):
+        assert acting.news(topics, decision, RECORDS[:2], key) == [*topics, "FAILED"]
+
+
 def test_a_message_says_what_why_and_where(s3, pipeline):
     capture(s3, factor=1.5)
     report = tick()

@@ -227,7 +227,15 @@ POLICY_USED = POLICY | {"daily_cap": 1}
 def test_a_record_says_what_was_decided_on_what():
     state = STARTED | {"execution_id": "e1", "starts": FOUR[:1], "paused": True, "owner": "o"}
     outcome = Outcome(decide(verdict(2), state, 2 * HOUR, POLICY_USED), None, state, 7)
-    made = record(verdict(2), outcome, 2 * HOUR, POLICY_USED | {"psi_threshold": 1}, verdict_key="v.json", owner="me")
+    made = record(
+        verdict(2),
+        outcome,
+        2 * HOUR,
+        POLICY_USED | {"psi_threshold": 1},
+        verdict_key="v.json",
+        owner="me",
+        told=["new"],
+    )
     assert made == {
         "schema_version": 1,
         "moment": "1970-01-01T02:00:00Z",
@@ -254,6 +262,7 @@ def test_a_record_says_what_was_decided_on_what():
         },
         "policy": POLICY_USED,
         "owner": "me",
+        "told": ["new"],
     }
     assert record_key(made) == "drift/fraud/decisions/1970/01/01/020000-PAUSED.json"
 

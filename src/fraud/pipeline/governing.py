@@ -17,6 +17,7 @@ from fraud.errors import ConflictError, DataError, ParameterError
 from fraud.moment import seconds
 from fraud.pipeline.storage import Storage
 from fraud.pipeline.where import client, where
+from fraud.plaintext import count
 
 LONGEST = 300  # characters of a reason
 NAME = re.compile(r"[a-zA-Z0-9](?:-*[a-zA-Z0-9]){0,62}")  # of an endpoint, as SageMaker has it
@@ -201,7 +202,7 @@ def in_lines(found: Mapping[str, Any], now: dt.datetime) -> list[str]:
     lines.append(
         f"Starts in the last 24 hours: {found['starts_in_24_hours']} of {policy['daily_cap']:g}. They are at least "
         f"{policy['cool_down_hours']:g} hours apart and need {policy['min_records']:,g} payments and "
-        f"{policy['min_new_labels']:,g} new labels."
+        f"{count(int(policy['min_new_labels']), 'new label')}."
     )
     if policy["daily_cap"] <= 0:
         lines.append("The daily cap is 0, so none starts by itself.")
