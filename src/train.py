@@ -129,6 +129,7 @@ def train(p: argparse.Namespace, channel: Path, champion_channel: Path | None, m
         | {"unlabelled": int((rows.source < 0).sum())},
         "excluded": fitted.learnt.excluded,
         "hyperparameters": vars(p),
+        "settled": fitted.settled,
         "tuned": fitted.tuned,
     }
     documents = {

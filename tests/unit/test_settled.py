@@ -108,6 +108,8 @@ def test_the_archive_says_what_was_taken(tmp_path, monkeypatch):
     n_columns = len(job.read("schema.json")["features"])
     wanted = settle(parse([]), share, n_columns)
     assert (int(taken["max_bin"]), float(taken["feature_fraction"])) == (wanted.max_bin, wanted.colsample)
+    ridge = {"reg_lambda": float(taken["lambda_l2"])}
+    assert job.read("metrics.json")["settled"] == ridge | {"max_bin": wanted.max_bin, "colsample": wanted.colsample}
 
 
 @pytest.mark.parametrize("column", ["reg_lambda", "max_bin", "colsample"])

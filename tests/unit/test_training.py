@@ -6,11 +6,11 @@ import pytest
 
 from fraud.pipeline import training
 
-P = SimpleNamespace(num_boost_round=50, learning_rate=0.1, endpoint_name="fraud")
+P = SimpleNamespace(num_boost_round=50, learning_rate=0.1, endpoint_name="fraud", training_instances=1)
 
 
 class FakeSageMaker:
-    """Holds jobs: name to status and hyperparameters."""
+    """Holds jobs: name to status, hyperparameters and number of machines."""
 
     def __init__(self, jobs):
         self.jobs = jobs
@@ -20,7 +20,8 @@ class FakeSageMaker:
         return {"TrainingJobSummaries": [{"TrainingJobName": n, "TrainingJobStatus": self.jobs[n][0]} for n in names]}
 
     def describe_training_job(self, TrainingJobName):
-        return {"HyperParameters": self.jobs[TrainingJobName][1]}
+        _, given, *count = self.jobs[TrainingJobName]
+        return {"HyperParameters": given, "ResourceConfig": {"InstanceCount": count[0] if count else 1}}
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ SAME = {"num_boost_round": "50", "learning_rate": "0.1"}
         ({"fraud-r1-1": ("Failed", SAME)}, "fraud-r1-new"),
         ({"fraud-r1-1": ("Completed", SAME | {"num_boost_round": "99"})}, "fraud-r1-new"),
         ({"fraud-r1-1": ("Completed", SAME), "fraud-r1-2": ("Completed", {})}, "fraud-r1-1"),
+        ({"fraud-r1-1": ("Completed", SAME, 2)}, "fraud-r1-new"),
         ({"other-fraud-r1-1": ("Completed", SAME), "fraud-r10-1": ("Completed", SAME)}, "fraud-r1-new"),
     ],
 )

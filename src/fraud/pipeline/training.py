@@ -68,7 +68,8 @@ def start(run: Run, p: SimpleNamespace) -> str:
         name = str(job["TrainingJobName"])
         if name.startswith(f"{base}-") and job["TrainingJobStatus"] in ("InProgress", "Completed"):
             started = client("sagemaker").describe_training_job(TrainingJobName=name)
-            if started["HyperParameters"] == hyperparameters(p):  # else a person tries other parameters
+            same = started["ResourceConfig"]["InstanceCount"] == p.training_instances
+            if same and started["HyperParameters"] == hyperparameters(p):  # else a person tries other parameters
                 return name
     run.results("01_merge_data")  # nothing to learn from before 01 has recorded
     return _submit(run, p, base)

@@ -44,6 +44,8 @@ class Fitted:
         Before calibration.
     tuned : dict
         What `tuning.tune` found; empty when nothing was tuned.
+    settled : dict
+        The hyperparameters that were left to the training rows, as they came out.
     """
 
     learnt: Learnt
@@ -56,6 +58,7 @@ class Fitted:
     score: np.ndarray
     bare_score: np.ndarray
     tuned: dict[str, Any]
+    settled: dict[str, Any]
 
 
 def fit(p: Namespace, ledger: Ledger, rows: Rows, fold: Fold) -> Fitted:
@@ -116,7 +119,8 @@ def fit(p: Namespace, ledger: Ledger, rows: Rows, fold: Fold) -> Fitted:
     booster = model_file.booster_of(content)
     bare = model_file.probabilities(booster, learnt.validation, p.num_threads)
     calibrated = (np.array(calibrations.calibrate(calibration, s.tolist())) for s in (boosted.stopping_score, bare))
-    return Fitted(learnt, boosted, booster, content, calibration, trials, *calibrated, bare, tuned)
+    settled = {name: getattr(p, name) for name in hyperparameters.UNSETTLED}
+    return Fitted(learnt, boosted, booster, content, calibration, trials, *calibrated, bare, tuned, settled)
 
 
 def check_fold(p: Namespace, rows: Rows, fold: Fold) -> None:
