@@ -202,6 +202,16 @@ def test_a_missing_file_is_named(job, tmp_path, monkeypatch, name):
         inference.model_fn(str(folder))
 
 
+@pytest.mark.parametrize("name", ["golden.json", "calibration.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"transactions": [{}], "scores": []}', '{"transactions": 1}'])
+def test_a_file_that_says_nothing_is_named(job, tmp_path, monkeypatch, name, text):
+    monkeypatch.delenv("MODEL_SHA256", raising=False)
+    folder = copy(job, tmp_path)
+    (folder / name).write_text(text)
+    with pytest.raises(QualityGateError, match=name):
+        inference.model_fn(str(folder))
+
+
 # -- in the container
 
 

@@ -113,7 +113,7 @@ def load(folder: Path, expected_sha256: str = "") -> Loaded:
     if expected_sha256 and digest != expected_sha256:
         raise QualityGateError(f"model.txt has SHA-256 {digest[:12]}…, but {expected_sha256[:12]}… was released.")
     model_text.check(model)
-    golden = json.loads(_read(folder / "golden.json"))
+    golden = _golden(folder)
     answer = _ask_child(folder)
     if answer["sha256"] != digest:
         raise QualityGateError("model.txt changed while it was checked.")
@@ -172,11 +172,29 @@ def _read(path: Path) -> bytes:
         raise QualityGateError(f"The model has no readable {path.name}.") from error
 
 
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_read(path)))
+    except (ValueError, TypeError) as error:
+        raise QualityGateError(f"{path.name} is no JSON object.") from error
+
+
+def _golden(folder: Path) -> dict[str, list[Any]]:
+    try:
+        found = _json(folder / "golden.json")
+        transactions, scores = list(found["transactions"]), list(found["scores"])
+        if len(transactions) != len(scores):
+            raise ValueError
+    except (ValueError, LookupError, TypeError) as error:
+        raise QualityGateError("golden.json does not hold transactions and a score of each.") from error
+    return {"transactions": transactions, "scores": scores}
+
+
 def _load_here(model: bytes, folder: Path) -> Loaded:
     schema = Schema.from_json(_read(folder / "schema.json"))
     calibration = dict(calibrations.NONE)
     if (folder / "calibration.json").exists():  # models of earlier versions have none
-        calibration = json.loads(_read(folder / "calibration.json"))
+        calibration = _json(folder / "calibration.json")
     calibrations.calibrator(calibration)
     booster = booster_of(model)
     if booster.num_feature() != len(schema.features):
@@ -208,7 +226,7 @@ def main(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer here, not something to debug
     model = _read(folder / "model.txt")
     loaded = _load_here(model, folder)
-    golden = json.loads(_read(folder / "golden.json"))
+    golden = _golden(folder)
     rows = np.array([loaded.schema.encode(transaction) for transaction in golden["transactions"]], dtype=np.float64)
     scores = loaded.probabilities(rows).tolist() if len(rows) else []
     sys.stdout.write(json.dumps({"sha256": loaded.sha256, "scores": scores}) + "\n")
