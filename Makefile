@@ -37,7 +37,7 @@ prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the 
 prove-serving: install  ## the long proofs of serving: updates and rollbacks under load, broken models, malformed requests
 	@$(PYTEST) -m slow -s tests/serving tests/lambdas
 
-bench: install  ## the benchmarks, about an hour; benchmarks/README.md says what each measures
+bench: install  ## the benchmarks, about two hours; benchmarks/README.md says what each measures
 	@$(BIN)/python benchmarks/parse_capture.py
 	@$(BIN)/python benchmarks/merge.py --double
 	@$(BIN)/python benchmarks/load_training.py
@@ -46,6 +46,7 @@ bench: install  ## the benchmarks, about an hour; benchmarks/README.md says what
 	@$(BIN)/python benchmarks/drift_lambda.py
 	@$(BIN)/python benchmarks/drift_speed.py
 	@$(BIN)/python benchmarks/drift_quality.py
+	@$(BIN)/python benchmarks/drift_month.py
 	@$(BIN)/python benchmarks/governor_month.py --quiet
 
 lint: install  ## ruff and mypy
