@@ -29,7 +29,7 @@ run: install  ## the whole loop on this machine; HISTORY=your.csv uses your own 
 	@$(BIN)/python -m fraud.demo.story $(STORY)
 
 test: install  ## every test that is not a long proof
-	@$(PYTEST) -m "not slow" -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the real data sets
 	@$(PYTEST) -m slow --ignore tests/serving --ignore tests/lambdas

@@ -16,6 +16,7 @@ from fraud.serving import model_file
 ULB = Path(__file__).parents[3] / "shared" / "data" / "ulb_rounded_sample.parquet"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ULB.is_file(), reason="ulb_rounded_sample.parquet is not in shared/data beside the repository")
 def test_real_frauds_of_which_there_are_a_hundred(tmp_path, monkeypatch):
     """The newest fifth of the ULB sample, by time: the library's defaults rank it like a coin."""

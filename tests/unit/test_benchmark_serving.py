@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_quick_look(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/serving.py"), "--rounds", "1", "--seconds", "0.2", "--trees", "5"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)

@@ -221,11 +221,12 @@ def test_the_books_single_split(capsys, monkeypatch):
     ]
 
 
-def test_ulb_on_made_up_rows(tmp_path, capsys):
+def test_ulb_on_made_up_rows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ulb, "RULES", [*ulb.RULES, "--num_boost_round", "40"])
     rng = np.random.default_rng(0)
-    label = (rng.random(3_000) < 0.05).astype(np.int8)
-    table = pl.DataFrame({"source_row": np.arange(3_000, dtype=np.int32) * 2})
-    table = table.with_columns(V1=rng.normal(size=3_000) + 6 * label, Amount=rng.integers(0, 99, 3_000), Class=label)
+    label = (rng.random(1_200) < 0.05).astype(np.int8)
+    table = pl.DataFrame({"source_row": np.arange(1_200, dtype=np.int32) * 2})
+    table = table.with_columns(V1=rng.normal(size=1_200) + 6 * label, Amount=rng.integers(0, 99, 1_200), Class=label)
     table.write_parquet(tmp_path / "made_up.parquet")
     assert ulb.main([str(tmp_path / "made_up.parquet"), "--json", str(tmp_path / "found.json")]) == 0
     assert "product, its defaults" in capsys.readouterr().out
