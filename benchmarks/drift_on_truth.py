@@ -307,8 +307,9 @@ def main(arguments: list[str] | None = None) -> int:
                     )
                     line(name, seed, rate, share, regime, late, why or closest(checks))
                     say(f"{name}, seed {seed}, {rate}, {share}, {regime}: {1000 * seconds:.0f} ms a check")
-                    if name == "untouched" and fired:
-                        failed.append(f"untouched, seed {seed}, review rate {rate}, share {share}: a false alarm.")
+                    # With a part of the customers both are told, not judged: frauds of one customer come together.
+                    if name == "untouched" and share == 1 and fired:
+                        failed.append(f"untouched, seed {seed}, review rate {rate}: a false alarm.")
                     if name == "onset" and share == 1 and not (fired and fired[0][0] <= ONSET + DELAY + LATEST):
                         failed.append(f"onset, seed {seed}, review rate {rate}: no alarm within two weeks.")
                     if name == "onset" and share == 1 and regime == "frauds" and fired:
