@@ -20,6 +20,7 @@ from fraud import callers
 from fraud.drift import judge, reference_of
 from fraud.hours import BUCKET, HOUR, hours_of
 from fraud.moment import iso, seconds
+from fraud.plaintext import percent
 from fraud.schema import Schema
 from fraud.verdict import DRIFT, MISSING_CAPTURE, OK, POLICY, SCHEMA_CHANGED, VERDICTS, persistence
 from fraud.window import VARIANT, Window
@@ -154,7 +155,7 @@ def _judge(
     captured = _captured(window, calls, start, end)
     slack = 3 * math.sqrt((1 - sampled) / calls) if calls else 0.0  # which calls are captured is chance
     if captured and captured < COMPLETE - slack:
-        notes.append(f"Only {captured:.0%} of {calls:,} calls were captured.")
+        notes.append(f"Only {percent(captured)} of {calls:,} calls were captured.")
     season = None
     if policy.get("season"):
         before = counter.stored(start - WEEK, end - WEEK).result(share, enough)

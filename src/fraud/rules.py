@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fraud import distances
+from fraud.plaintext import percent
 from fraud.sketch import Sketch
 from fraud.tally import Categories, Numbers
 
@@ -153,7 +154,7 @@ def _mean_shift(name: str, reference: Mapping[str, Any] | None, current: Any, fo
     reached = found["mean_shift"] >= limit - _ALMOST
     moved = found["ks"] - distances.kolmogorov_by_chance(reference["count"], n)
     if reached and moved < MOVED:
-        detail += f", by a few payments: only {max(moved, 0.0):.1%} of the values have moved beyond chance"
+        detail += f", by a few payments: only {percent(max(moved, 0.0))} of the values have moved beyond chance"
     p_value = max(distances.normal_tail(z), found["ks_tail"])
     made |= {"score": found["mean_shift"], "p_value": p_value, "detail": detail}
     return made | {"fired": reached and moved >= MOVED}
@@ -179,7 +180,11 @@ def _ks(name: str, found: Mapping[str, Any], limit: float) -> dict[str, Any]:
     made = rule(KS, name, limit, found["n"])
     reference, current = found["mean"]
     made |= {"reference": reference, "current": current, "direction": direction(reference, current)}
-    made |= {"score": found["ks"], "p_value": found["ks_tail"], "detail": f"{found['ks']:.1%} of its values have moved"}
+    made |= {
+        "score": found["ks"],
+        "p_value": found["ks_tail"],
+        "detail": f"{percent(found['ks'])} of its values have moved",
+    }
     return made | {"fired": found["ks"] >= limit - _ALMOST}
 
 
@@ -194,7 +199,10 @@ def _share(
     made |= {"reference": reference, "current": current, "direction": direction(reference, current)}
     score = abs(current - reference)
     made |= {"score": score, "p_value": distances.share_tail(*(count / wider for count in (*before, *after)))}
-    return made | {"fired": score >= limit - _ALMOST, "detail": f"{current:.1%} of payments, {reference:.1%} before"}
+    return made | {
+        "fired": score >= limit - _ALMOST,
+        "detail": f"{percent(current)} of payments, {percent(reference)} before",
+    }
 
 
 def _repeated(name: str, reference: Mapping[str, Any], current: Numbers, limit: float) -> dict[str, Any] | None:
@@ -210,7 +218,7 @@ def _repeated(name: str, reference: Mapping[str, Any], current: Numbers, limit: 
     made = _share(REPEATED, name, (known.get(text, 0), rows), (current.repeats[text], n), limit)
     # The value was chosen among all that repeat: each of them could have come out by chance.
     p_value = min(1.0, made["p_value"] * max(1, len(current.repeats)))
-    words = f"the value {float(text):g} in {made['current']:.1%} of payments, {made['reference']:.1%} before"
+    words = f"the value {float(text):g} in {percent(made['current'])} of payments, {percent(made['reference'])} before"
     return made | {"p_value": p_value, "detail": words, "value": float(text), "fired": gains[text] >= limit - _ALMOST}
 
 

@@ -13,6 +13,7 @@ from fraud.capture import SHADOW, Record, hour_of_key, hour_prefixes, parse_file
 from fraud.errors import CaptureFormatError, DataError
 from fraud.hours import HEAVY, Hour, capture_prefixes, hour_key, hours_of
 from fraud.moment import seconds
+from fraud.plaintext import percent
 from fraud.schema import Schema
 from fraud.sketch import Sketch
 
@@ -145,7 +146,7 @@ class Gathering:
         held = {name: min(kept[name], max(0, count - (sizes[name] - kept[name]))) for name, count in most.items()}
         left = total - sum(kept[name] - n for name, n in held.items())
         first = max(most, key=lambda name: (sizes[name], name))
-        said = f"sent {sizes[first] / total:.0%} of the payments", f"{allowed[first]:.0%}"
+        said = f"sent {percent(sizes[first] / total)} of the payments", percent(allowed[first])
         if left < max(enough, 1):
             note = f"One caller {said[0]}; there is too little other traffic to hold it to {said[1]}."
         else:

@@ -6,19 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fraud import rules
+from fraud.plaintext import figure, percent
 from fraud.schema import showable
-
-
-def figure(value: float | None) -> str:
-    """A number for people: four significant digits, whole ones in groups of three."""
-    if value is None:
-        return "nothing"
-    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:,.4g}"
-
-
-def _share(value: float) -> str:
-    digits = 0 if value >= 0.1 or not value else 1 if value >= 0.01 else 2
-    return f"{value:.{digits}%}"
 
 
 def reason(rule: Mapping[str, Any]) -> str:
@@ -36,20 +25,20 @@ def reason(rule: Mapping[str, Any]) -> str:
         figures = f"{figure(after)} instead of {figure(before)}"
         return f"{feature} averages {figures} ({sign}{100 * score:,.0f} %, limit {100 * limit:.0f} %)"
     if kind == rules.MISSING:
-        return f"{feature} is missing in {_share(after)} of payments instead of {_share(before)}"
+        return f"{feature} is missing in {percent(after)} of payments instead of {percent(before)}"
     if kind == rules.UNSEEN:
-        return f"{feature} has values that training never saw in {_share(after)} of payments"
+        return f"{feature} has values that training never saw in {percent(after)} of payments"
     if kind == rules.REPEATED:
-        return f"{feature} is {figure(rule['value'])} in {_share(after)} of payments instead of {_share(before)}"
+        return f"{feature} is {figure(rule['value'])} in {percent(after)} of payments instead of {percent(before)}"
     if kind == rules.SCORE_PSI:
         figures = f"{figure(after)} on average instead of {figure(before)}"
         return f"the model's own scores have moved, {figures} (PSI {score:.2f}, limit {limit:.2f})"
     if kind == rules.REVIEW_RATE:
-        return f"{_share(after)} of payments are sent to review instead of {_share(before)}"
+        return f"{percent(after)} of payments are sent to review instead of {percent(before)}"
     if kind == "fraud_rate":
-        return f"{_share(after)} of payments are known as fraud instead of {_share(before)}"
+        return f"{percent(after)} of payments are known as fraud instead of {percent(before)}"
     if kind == "recall":
-        return f"the model catches {_share(after)} of the frauds instead of {_share(before)}"
+        return f"the model catches {percent(after)} of the frauds instead of {percent(before)}"
     if kind == "auc":
         return f"the model's AUC ROC on arrived truth is {after:.3f} instead of {before:.3f}"
     name = "KS" if kind == rules.KS else "PSI"

@@ -210,7 +210,7 @@ def test_calls_that_were_not_captured_are_said(s3, pipeline):
     # The last quarter of an hour is not compared, and what came before 10:10 neither.
     assert verdict["invocations"] == 25 * 21
     assert verdict["verdict"] == "OK"
-    assert verdict["notes"] == ["Only 83% of 525 calls were captured."]
+    assert verdict["notes"] == ["Only 83 % of 525 calls were captured."]
     assert metric("CaptureRatio") == pytest.approx(437 / 525, abs=0.005)
 
 
@@ -260,7 +260,7 @@ def test_one_caller_cannot_make_the_drift(s3, pipeline, monkeypatch):
     capture(s3, 750, factor=2.0, caller="forger")
     verdict = stored(s3, tick())
     assert (verdict["verdict"], verdict["n"], verdict["capped"]) == ("OK", 750 + 39, 750 - 39)
-    assert "were left out: one caller sent 50% of the payments and counts for 5% at most." in verdict["sentence"]
+    assert "were left out: one caller sent 50 % of the payments and counts for 5 % at most." in verdict["sentence"]
     assert metric("Capped") == 711
     assert verdict["callers"]["forger"] == 0.5 and verdict["usual_callers"] == {}
 

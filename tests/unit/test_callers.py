@@ -111,7 +111,7 @@ def test_a_caller_is_held_to_its_share_of_the_window(share):
     amount = found.sketch.features["amount"]
     assert amount.repeats["999.0"] / found.sketch.n == pytest.approx(share, abs=0.002)
     assert amount.repeats["999.0"] <= share * found.sketch.n + 1
-    said = f"one caller sent 56% of the payments and counts for {share:.0%} at most."
+    said = f"one caller sent 56 % of the payments and counts for {100 * share:.0f} % at most."
     assert found.notes == [f"{found.capped:,} payments were left out: {said}"]
     assert found.callers["forger"] == round(5000 / 9000, 4)
 
@@ -154,7 +154,8 @@ def test_the_window_is_held_though_an_hour_is_not():
 def test_one_single_caller_is_not_held_and_a_note_says_so():
     found = judged([hour_of([record(k, "only") for k in range(800)], 0.25)], 0.25, 500)
     assert (found.sketch.n, found.capped) == (800, 0)
-    assert found.notes == ["One caller sent 100% of the payments; there is too little other traffic to hold it to 25%."]
+    said = "there is too little other traffic to hold it to 25 %."
+    assert found.notes == [f"One caller sent 100 % of the payments; {said}"]
 
 
 def test_too_few_others_to_judge_by_hold_nobody():

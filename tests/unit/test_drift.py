@@ -531,7 +531,7 @@ def test_card_testing_at_one_price_is_a_repeated_value():
     verdict = verdict_of(sketch_of(payments(2000, 1, amount=tested(8))))
     found = rule(verdict, "repeated", "amount")
     assert found["fired"] and found["value"] == 9.99 and found["current"] == pytest.approx(0.08)
-    assert "amount is 9.99 in 8.0% of payments instead of 0%" in verdict["sentence"]
+    assert "amount is 9.99 in 8 % of payments instead of 0 %" in verdict["sentence"]
     assert not rule(verdict, "mean_shift", "amount")["fired"]
     assert not rule(verdict_of(sketch_of(payments(2000, 1, amount=tested(5)))), "repeated", "amount")["fired"]
     usual = build_baseline(payments(N, 0, amount=tested(8)), SCHEMA, scores(N, 0), "run-1")
@@ -582,7 +582,7 @@ def test_truth_can_trigger_by_itself():
     }  # fmt: skip
     verdict = verdict_of(sketch_of(payments(500, 1)), performance={"rules": [found], "summary": {"a": 1}})
     assert verdict["verdict"] == "DRIFT" and verdict["performance"] == {"a": 1}
-    assert "0.88% of payments are known as fraud instead of 0.59%, over 60,000" in verdict["sentence"]
+    assert "0.88 % of payments are known as fraud instead of 0.59 %, over 60,000" in verdict["sentence"]
     few = verdict_of(sketch_of(payments(10, 1)), performance={"rules": [found | {"fired": False}], "summary": None})
     assert few["verdict"] == "INSUFFICIENT_DATA"
 
@@ -648,7 +648,7 @@ def test_truth_judges_where_traffic_is_too_little():
         "fired": True, "direction": "down", "p_value": 1e-6, "importance": None, "detail": "",
     }  # fmt: skip
     few = verdict_of(sketch_of(payments(10, 1)), performance={"rules": [fired], "summary": None})
-    assert few["verdict"] == "DRIFT" and "catches 40% of the frauds instead of 60%" in few["sentence"]
+    assert few["verdict"] == "DRIFT" and "catches 40 % of the frauds instead of 60 %" in few["sentence"]
     assert few["expected_false_alarms_per_month"] == pytest.approx(1.44)
 
 

@@ -119,7 +119,7 @@ def test_missing_new_and_repeated_values_have_their_tables(found):
     findings = found(verdict)
     missing = report_tables.missing(findings)
     assert [row[0] for row in missing.rows] == ["P_emaildomain", "V1", "V2"]
-    assert missing.rows[2] == ["V2", "60.0%", "5.0%", ""] and missing.rows[0][3] == "4.0%"
+    assert missing.rows[2] == ["V2", "60 %", "5 %", ""] and missing.rows[0][3] == "4 %"
     assert list(missing.marked) == [True, True, False]
     assert ["V4", "1", "0 %", "9 %", "6 %"] in report_tables.repeated(findings).rows
 

@@ -103,7 +103,9 @@ def from_sample(
     changed = shift(shift(later, "pattern", share=NEW_FRAUD, seed=live_seed, steady=True), "amount", factor=factor)
     roles = {"target": "isFraud", "id": "TransactionID", "time": "TransactionDT", "amount": "TransactionAmt"}
     roles["card"] = "card1"
-    change = f"amounts × {factor}, and a pattern of fraud that no model has seen in {NEW_FRAUD:.0%} of the payments"
+    change = (
+        f"amounts × {factor}, and a pattern of fraud that no model has seen in {100 * NEW_FRAUD:.0f} % of the payments"
+    )
     return Material(path, first, roles, normal, *_last(changed, live.height), change)
 
 

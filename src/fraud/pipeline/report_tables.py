@@ -141,7 +141,7 @@ def missing(findings: Findings, top: int = 8) -> Table:
         if name in over or moved_by >= WORTH or (arrived or 0.0) >= WORTH / 10:
             found.append((name not in over, -max(moved_by, arrived or 0.0), name, before, after, arrived))
     found.sort(key=lambda item: item[:3])
-    rows = [[shown(name), *("" if s is None else f"{s:.1%}" for s in shares)] for _, _, name, *shares in found]
+    rows = [[shown(name), *("" if s is None else percent(s) for s in shares)] for _, _, name, *shares in found]
     more = len(rows) - top
     return Table(
         ["feature", "missing at training", "missing now", "new categories now"],
