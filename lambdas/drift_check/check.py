@@ -165,7 +165,8 @@ def _judge(
             notes.append("There is too little traffic of the same hours a week before to compare with.")
     performance = None
     try:
-        performance = performance_of(bucket.keys, bucket.read, endpoint, baseline, now, policy, bucket.put)
+        columns = release.get("label_columns")
+        performance = performance_of(bucket.keys, bucket.read, endpoint, baseline, now, policy, bucket.put, columns)
     except Exception as error:  # whatever it is, the traffic can be judged without
         notes.append(f"What is known of the truth could not be read ({type(error).__name__}).")
     verdict = judge(

@@ -22,7 +22,7 @@ import numpy as np
 
 from fraud.cohort import COHORTS, DAY, DELAYS, EDGES, UNIT, WEEK, Cohort, id_hash, weeks
 from fraud.errors import DataError
-from fraud.labels import LabelColumns, parse_label_csv, parse_label_file
+from fraud.labels import LabelColumns, label_columns, parse_label_csv, parse_label_file
 from fraud.performance import delay_of, judge_performance
 
 FORMAT = 1
@@ -100,6 +100,7 @@ def performance_of(
     now: float,
     policy: Mapping[str, Any],
     put: Callable[[str, bytes], Any] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> dict[str, Any] | None:
     """Read the reports that came since the last check and judge the model by them.
 
@@ -120,6 +121,8 @@ def performance_of(
         As `fraud.performance.POLICY`.
     put : callable, optional
         ``(key, body)``; without it nothing is written, and all is done again the next time.
+    columns : sequence of str, optional
+        ``label_columns`` of the release, for CSV files.
 
     Returns
     -------
@@ -137,7 +140,8 @@ def performance_of(
     parts = _parts(files, f"drift/{endpoint}/scores/{version}/", first) if joining else {}
     if not parts and not state.days:
         return None
-    waiting = latest(np.concatenate([state.waiting_reports(files), _reports(files, state, now, min(parts, default=0))]))
+    new = _reports(files, state, now, min(parts, default=0), label_columns(columns))
+    waiting = latest(np.concatenate([state.waiting_reports(files), new]))
     if joining:
         state.days = {day: one for day, one in state.days.items() if day >= first}
         if delay > 0:
@@ -265,7 +269,7 @@ def _parts(files: _Files, prefix: str, first: int) -> dict[int, list[str]]:
     return found
 
 
-def _reports(files: _Files, state: _State, now: float, first: int) -> np.ndarray:
+def _reports(files: _Files, state: _State, now: float, first: int, columns: LabelColumns) -> np.ndarray:
     """Reports in label files that were not read before, oldest file first; the state remembers what was."""
     state.since = state.since or f"labels/{_date(first)}/"
     seen, year = set(state.seen), int(state.since[7:11])
@@ -282,7 +286,7 @@ def _reports(files: _Files, state: _State, now: float, first: int) -> np.ndarray
         except FileNotFoundError:
             continue  # gone since it was listed
         if key.endswith(".csv"):
-            told, problems = parse_label_csv(body, key, LabelColumns(), now)
+            told, problems = parse_label_csv(body, key, columns, now)
         else:
             told, problems = parse_label_file(body, key)
         told.sort(key=lambda one: (one.time, one.label))

@@ -14,7 +14,7 @@ import datetime as dt
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fraud.errors import CaptureFormatError
@@ -62,6 +62,11 @@ class LabelColumns(NamedTuple):
     id: str = "inference_id"
     label: str = "label"
     time: str = "label_time"
+
+
+def label_columns(given: Sequence[str] | None) -> LabelColumns:
+    """``label_columns`` of a release; the usual ones where it says nothing."""
+    return LabelColumns(*given) if given else LabelColumns()
 
 
 def parse_label_line(

@@ -312,6 +312,7 @@ def test_too_little_of_the_week_before_is_no_season(s3, pipeline, monkeypatch):
 
 
 def test_truth_is_handed_over_and_a_failure_there_is_a_note(s3, pipeline, monkeypatch):
+    put(s3, f"releases/{ENDPOINT}/current.json", RELEASE | {"label_columns": ["payment", "", ""]})
     capture(s3)
     rule = {"rule": "fraud_rate", "feature": "", "reference": 0.01, "current": 0.04, "score": 4.0, "threshold": 1.0}
     rule |= {"n": 500, "fired": True, "direction": "up", "detail": "", "p_value": 1e-9, "importance": None}
@@ -328,7 +329,7 @@ def test_truth_is_handed_over_and_a_failure_there_is_a_note(s3, pipeline, monkey
     assert report["verdict"] == "DRIFT"
     assert stored(s3, report)["performance"] == {"sentence": "Fraud has risen."}
     assert (metric("TruthFraudRate"), metric("TruthRecall")) == (0.04, 0.5)
-    assert asked[0][2:3] == (ENDPOINT,)
+    assert (asked[0][2], asked[0][-1]) == (ENDPOINT, ["payment", "", ""])
 
     def fails(*_):
         raise ValueError("secret")

@@ -304,6 +304,18 @@ def test_label_files_may_come_late_and_as_csv():
         assert not any(key.startswith("labels/") for key in bucket.reads)
 
 
+def test_a_banks_own_columns_are_read_as_the_release_says():
+    bucket, _ = served()
+    bucket.objects[f"labels/{hour(14)}/bank.csv"] = b"payment,booked\ntx-1-2,2026-03-15\ntx-1-3,2026-03-15\n"
+    blind = Bucket(bucket.objects)
+    assert blind.check(15)["summary"]["notes"][-1].startswith("1 lines of label files cannot be read")
+    now = (FIRST + 15.5) * DAY
+    for columns in (["payment", "", "booked"], ("payment", "", "")):
+        mine = Bucket(bucket.objects)
+        truth.performance_of(mine.keys, mine.read, ENDPOINT, BASELINE, now, POLICY, mine.put, columns)
+        assert mine.days()[str(FIRST + 1)].frauds == 2
+
+
 def test_what_cannot_be_read_is_counted_and_said():
     bucket, _ = served()
     bucket.objects[f"labels/{hour(15)}/a.jsonl"] = b'{"x": 1}\nnot json\n'

@@ -184,6 +184,7 @@ def test_figures_add_up(storage):
         {"source": "mature", "rows": 1, "fraud": 0, "fraud_rate": 0.0},
     ]
     assert found.fraud_rate["fraud_rate"][3] is None
+    assert found.record()["label_columns"] == ["inference_id", "label", "label_time"]
     assert json.loads(json.dumps(found.record())) == found.record()
 
 

@@ -88,6 +88,12 @@ def test_each_release_knows_the_one_before(world) -> None:
     assert release(world, "m2") == pointer(world), "a repetition changes nothing"
 
 
+def test_a_release_says_how_label_files_are_read(world) -> None:
+    assert release(world, "m1")["label_columns"] is None
+    world.storage.put("runs/m2/01_merge_data.json", b'{"label_columns": ["payment", "", ""]}')
+    assert release(world, "m2")["label_columns"] == ["payment", "", ""]
+
+
 def test_the_same_release_on_another_configuration(world) -> None:
     release(world, "m1")
     before = release(world, "m2")

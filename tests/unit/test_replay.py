@@ -130,3 +130,13 @@ def test_records_of_both_variants_come_newest_first(run: SimpleNamespace) -> Non
     end = now().timestamp()
     found = scored.records(run.storage, "fraud", end - 86_400, end, SCHEMA, variants=("AllTraffic", "Challenger"))
     assert [record.transaction["amount"] for record in found] == [3.0, 2.0, 1.0]
+
+
+def test_truth_comes_from_lines_and_from_a_banks_csv(run: SimpleNamespace) -> None:
+    folder = f"labels/{now():%Y/%m/%d/%H}"
+    run.storage.put(f"{folder}/bank.csv", b"payment,bad\np-1,1\np-2,\np-3,0\n")
+    run.storage.put(f"{folder}/usual.csv", b"inference_id,label,label_time\np-4,1,2026-01-01T00:00:00Z\n")
+    since = now().timestamp() - 3600
+    found = scored.truth(run.storage, since, ["payment", "bad", ""])
+    assert {name: one.label for name, one in found.items()} == {"p-1": 1, "p-3": 0}
+    assert {name: one.label for name, one in scored.truth(run.storage, since).items()} == {"p-4": 1}

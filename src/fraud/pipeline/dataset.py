@@ -72,6 +72,8 @@ class MergeResult:
         ``s3://`` address of the payments to review, and of the one CSV; empty when they were not asked for.
     frozen : bool
         Whether the run had its data already; they have been left as they were.
+    label_columns : LabelColumns
+        Of CSV files in ``labels/``.
     """
 
     rows: dict[str, int]
@@ -94,6 +96,7 @@ class MergeResult:
     review_uri: str = ""
     combined_uri: str = ""
     frozen: bool = False
+    label_columns: LabelColumns = LabelColumns()
 
     def counterfactual_sentence(self, chosen: str) -> str:
         """Say what pseudo-labels would have got wrong."""
@@ -131,6 +134,7 @@ class MergeResult:
             "manifest": self.manifest_uri,
             "review": self.review_uri,
             "combined": self.combined_uri,
+            "label_columns": list(self.label_columns),
         }
 
 
@@ -300,6 +304,7 @@ def build(
         review_uri=storage.uri(join(folder, "review.csv")) if how.review_rows else "",
         combined_uri=storage.uri(join(folder, "combined.csv")) if write_combined else "",
         frozen=bool(frozen),
+        label_columns=how.columns,
     )
 
 

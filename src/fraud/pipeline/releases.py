@@ -50,6 +50,7 @@ def write_release(
     """
     folder = f"releases/{p.endpoint_name}"
     before, etag = read_pointer(run.storage, p.endpoint_name)
+    merged = run.storage.read_json(f"runs/{run.run_id}/01_merge_data.json", default={})
     release = {
         "schema_version": 1,
         "endpoint": p.endpoint_name,
@@ -63,6 +64,7 @@ def write_release(
         "baseline_key": f"{folder}/{run.run_id}/baseline.json",
         "decision_threshold": model["metrics"]["decision_threshold"],
         "capture_percentage": p.capture_percentage,
+        "label_columns": merged.get("label_columns"),
         "auc": trained["auc"],
         "released_at": iso(now()),
         "previous": before["run_id"] if before else None,

@@ -130,7 +130,9 @@ def replay(run: Run, p: SimpleNamespace, champion: dict[str, Any] | None, model:
         usable += [] if problems else [record]
     matrix = np.array([challenger.schema.encode(record.transaction) for record in usable], np.float64)
     scores = challenger.probabilities(matrix) if usable else np.zeros(0)
-    known = scored.truth(run.storage, min((record.time for record in usable), default=0.0)) if usable else {}
+    known: dict[str, Any] = {}
+    if champion and usable:
+        known = scored.truth(run.storage, min(record.time for record in usable), champion.get("label_columns"))
     amount = challenger.schema.roles["amount"]
     rows = pd.DataFrame(
         {

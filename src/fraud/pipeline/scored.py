@@ -8,7 +8,8 @@ from typing import Any
 
 from fraud.capture import Record, hour_prefixes, only_live, parse_file
 from fraud.errors import CaptureFormatError
-from fraud.labels import parse_label_line, resolve
+from fraud.labels import GroundTruth, label_columns, parse_label_csv, parse_label_file, resolve
+from fraud.pipeline.runs import now
 from fraud.pipeline.storage import Storage
 from fraud.pipeline.strategies import VARIANT
 from fraud.schema import Schema
@@ -51,14 +52,23 @@ def records(
         yield from (record for record in live if record.fraud_probability is not None)
 
 
-def truth(storage: Storage, since: float) -> dict[str, Any]:
-    """Ground truth that arrived since a moment (seconds since 1970), the newest of each inference id."""
+def truth(storage: Storage, since: float, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Ground truth that arrived since a moment, the newest of each inference id; what cannot be read is left out.
+
+    Parameters
+    ----------
+    storage : Storage
+    since : float
+        Seconds since 1970.
+    columns : sequence of str, optional
+        ``label_columns`` of a release, for CSV files.
+    """
     first = dt.datetime.fromtimestamp(since - 3600, dt.UTC)
-    said = []
+    said: list[GroundTruth] = []
     for key in storage.list_keys("labels/", after=f"labels/{first:%Y/%m/%d/%H}"):
-        for line in storage.get(key).splitlines():
-            try:
-                said.append(parse_label_line(line, key))
-            except CaptureFormatError:
-                continue
+        if key.endswith(".csv"):
+            found, _ = parse_label_csv(storage.get(key), key, label_columns(columns), now().timestamp())
+        else:
+            found, _ = parse_label_file(storage.get(key), key)
+        said += found
     return dict(resolve(said))
