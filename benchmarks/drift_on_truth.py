@@ -1,6 +1,6 @@
 """Drift that only truth can see: a new pattern of fraud in the Fraud Detection Handbook's payments, and none.
 
-    python benchmarks/drift_on_truth.py shared/data/handbook_raw.parquet            about five minutes on two cores
+    python benchmarks/drift_on_truth.py shared/data/handbook_raw.parquet            about twelve minutes on two cores
     python benchmarks/drift_on_truth.py shared/data/handbook_raw.parquet --quick    one seed, fewer resamplings
 
 The product's training job (`src/train.py`) learns from the history that has truth a week before the onset, on day 66,
@@ -95,14 +95,14 @@ class World:
     baseline : dict
     schema : Schema
     graded : tuple of ndarray
-        Label, score and time of the rows that graded the model.
+        Label, score, time and customer of the rows that graded the model.
     """
 
     name: str
     live: pl.DataFrame
     baseline: dict[str, Any]
     schema: Schema
-    graded: tuple[np.ndarray, np.ndarray, np.ndarray]
+    graded: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def world(name: str, raw: pl.DataFrame, seed: int) -> World:
@@ -112,8 +112,9 @@ def world(name: str, raw: pl.DataFrame, seed: int) -> World:
     table = features(raw).filter(pl.col("TX_TIME_DAYS") >= WARM_UP)
     past = table.filter(pl.col("TX_TIME_DAYS") < DEPLOYED - DELAY)
     roles = {"id": "TRANSACTION_ID", "time": "TX_DATETIME", "target": "TX_FRAUD", "amount": "TX_AMOUNT"}
+    roles["card"] = "CUSTOMER_ID"
     columns = {name: past[roles[of]] for name, of in (("id", "id"), ("label", "target"))}
-    columns["time"] = past["TX_DATETIME"].dt.epoch("s")
+    columns |= {"time": past["TX_DATETIME"].dt.epoch("s"), "card": past["CUSTOMER_ID"]}
     arguments = [*TRAIN, "--seed", str(seed), "--model_version", "run-1"]
     with tempfile.TemporaryDirectory(prefix="fraud-truth-") as folder:
         source = product.channel(Path(folder) / "channel", columns, past.select(FEATURES), roles)
@@ -121,7 +122,8 @@ def world(name: str, raw: pl.DataFrame, seed: int) -> World:
         known = past.filter(pl.col("TX_DATETIME").dt.epoch("s") >= trained.metrics["validation_start"])
         live = table.filter(pl.col("TX_TIME_DAYS") >= DEPLOYED)
         live = live.with_columns(score=pl.Series(trained.score(live)), time=pl.col("TX_DATETIME").dt.epoch("s"))
-        graded = known["TX_FRAUD"].to_numpy(), trained.score(known), known["TX_DATETIME"].dt.epoch("s").to_numpy()
+        seconds, customers = known["TX_DATETIME"].dt.epoch("s").to_numpy(), known["CUSTOMER_ID"].to_numpy()
+        graded = known["TX_FRAUD"].to_numpy(), trained.score(known), seconds, customers
         baseline = json.loads((trained.model_dir / "baseline.json").read_bytes())
         schema = Schema.from_json((trained.model_dir / "schema.json").read_bytes())
     assert len(graded[0]) == trained.metrics["n_validation"]
@@ -129,10 +131,10 @@ def world(name: str, raw: pl.DataFrame, seed: int) -> World:
     return World(name, live, baseline, schema, graded)
 
 
-def counted(graded: tuple[np.ndarray, np.ndarray, np.ndarray], threshold: float) -> dict[str, Any]:
+def counted(graded: tuple[np.ndarray, ...], threshold: float) -> dict[str, Any]:
     """The reference, at any threshold."""
-    label, score, second = (one.tolist() for one in graded)
-    return reference(label, score, threshold, second, DELAY)
+    label, score, second, customer = (one.tolist() for one in graded)
+    return reference(label, score, threshold, second, DELAY, customer)
 
 
 def reviewing(one: World, rate: float) -> World:
@@ -228,7 +230,7 @@ def resampled(one: World, months: int, daily: int, seed: int, threshold: float) 
     alarms, checks : int
     """
     rng = np.random.default_rng([seed, daily])
-    label, score, _ = one.graded
+    label, score, *_ = one.graded
 
     def drawn(n: int) -> Cohort:
         picked = rng.integers(0, len(score), n)
@@ -307,9 +309,8 @@ def main(arguments: list[str] | None = None) -> int:
                     )
                     line(name, seed, rate, share, regime, late, why or closest(checks))
                     say(f"{name}, seed {seed}, {rate}, {share}, {regime}: {1000 * seconds:.0f} ms a check")
-                    # With a part of the customers both are told, not judged: frauds of one customer come together.
-                    if name == "untouched" and share == 1 and fired:
-                        failed.append(f"untouched, seed {seed}, review rate {rate}: a false alarm.")
+                    if name == "untouched" and fired:
+                        failed.append(f"untouched, seed {seed}, review rate {rate}, share {share}: a false alarm.")
                     if name == "onset" and share == 1 and not (fired and fired[0][0] <= ONSET + DELAY + LATEST):
                         failed.append(f"onset, seed {seed}, review rate {rate}: no alarm within two weeks.")
                     if name == "onset" and share == 1 and regime == "frauds" and fired:

@@ -135,7 +135,7 @@ def train(p: argparse.Namespace, channel: Path, champion_channel: Path | None, m
     documents = {
         "metrics.json": metrics,
         "golden.json": golden_rows(ledger, fitted.learnt, fold.grading, fitted.score),
-        "baseline.json": baseline.describe(p, rows, fold, fitted, threshold),
+        "baseline.json": baseline.describe(p, rows, fold, fitted, threshold, card),
         "calibration.json": fitted.calibration,
     }
     write(model_dir, fitted.content, fitted.learnt.schema.to_json(), documents)

@@ -204,3 +204,26 @@ def dispersion(pairs: Sequence[tuple[int, int]]) -> float:
     share = hits / total
     square = math.fsum((k - n * share) ** 2 / (n * share * (1 - share)) for k, n in pairs)
     return max(1.0, square / (len(pairs) - 1))
+
+
+def design_effect(pairs: Sequence[tuple[int, int]]) -> float:
+    """By how much the variance of a share grows because trials come in groups: 1 when they might as well not.
+
+    The variance of a ratio estimator over groups, against that of independent trials (Kish, *Survey Sampling*, 1965,
+    8.2; the frauds of one stolen card are one group). Never below 1.
+
+    Parameters
+    ----------
+    pairs : sequence of (int, int)
+        Hits and trials of each group.
+
+    Examples
+    --------
+    >>> design_effect([(4, 4), (0, 4), (0, 4), (4, 4)]), design_effect([(1, 1), (0, 1), (0, 1), (1, 1)])
+    (4.0, 1.0)
+    """
+    hits, total = sum(k for k, _ in pairs), sum(n for _, n in pairs)
+    if not 0 < hits < total:
+        return 1.0
+    share = hits / total
+    return max(1.0, math.fsum((k - n * share) ** 2 for k, n in pairs) / (total * share * (1 - share)))

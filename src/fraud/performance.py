@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fraud.cohort import DAY, DELAYS, UNIT, WEEK, Cohort, estimate, figures
-from fraud.intervals import Z95, auc, dispersion, greater_by_chance, log_odds, student_tail
+from fraud.intervals import Z95, auc, design_effect, dispersion, greater_by_chance, log_odds, student_tail
 from fraud.moment import iso
 from fraud.rules import ON_TRUTH
 
@@ -42,6 +42,7 @@ def reference(
     threshold: float,
     times: Iterable[float] | None = None,
     delay_days: float | None = None,
+    cards: Iterable[int] | None = None,
 ) -> dict[str, Any]:
     """Count the rows that graded a model, for every later comparison: ``baseline["performance"]``.
 
@@ -57,26 +58,38 @@ def reference(
         Seconds since 1970. They tell how much fraud comes in clusters.
     delay_days : float, optional
         How long labels take, as training took it.
+    cards : iterable of int of shape (n,), optional
+        Numbers of the cards, below 0 where there is none. Frauds of one card are no independent witnesses.
 
     Returns
     -------
     dict
         The counts of a `Cohort`; `figures` of them; ``threshold``, ``delay_days``; ``dispersion`` of the fraud rate
-        and of recall, as `fraud.intervals.dispersion`.
+        and of recall: the greater one of `fraud.intervals.dispersion` by day and `design_effect` by card.
     """
     counts = Cohort()
-    days: dict[int, list[int]] = {}
-    moments: Iterable[float | None] = [None] * len(labels := list(labels)) if times is None else times
-    for label, score, moment in zip(labels, scores, moments, strict=True):
+    labels = list(labels)
+    days: list[int | None] = [None] * len(labels) if times is None else [int(moment // DAY) for moment in times]
+    groups: list[int | None] = [None] * len(labels) if cards is None else [c if c >= 0 else None for c in cards]
+    by_day: dict[int, list[int]] = {}
+    by_card: dict[int, list[int]] = {}
+    for label, score, day, card in zip(labels, scores, days, groups, strict=True):
         bad, caught = int(label == 1), counts.caught
         counts.add(float(score), bad, threshold)
-        if moment is not None:
-            day = days.setdefault(int(moment // DAY), [0, 0, 0])
-            for k, more in enumerate((1, bad, counts.caught - caught)):
-                day[k] += more
+        for found, name in ((by_day, day), (by_card, card)):
+            if name is not None:
+                sums = found.setdefault(name, [0, 0, 0])
+                for k, more in enumerate((1, bad, counts.caught - caught)):
+                    sums[k] += more
     spread = {
-        "fraud_rate": dispersion([(bad, n) for n, bad, _ in days.values()]),
-        "recall": dispersion([(caught, bad) for _, bad, caught in days.values()]),
+        "fraud_rate": max(
+            dispersion([(bad, n) for n, bad, _ in by_day.values()]),
+            design_effect([(bad, n) for n, bad, _ in by_card.values()]),
+        ),
+        "recall": max(
+            dispersion([(caught, bad) for _, bad, caught in by_day.values()]),
+            design_effect([(caught, bad) for _, bad, caught in by_card.values()]),
+        ),
     }
     about = {"schema_version": 1, "threshold": float(threshold), "delay_days": delay_days, "dispersion": spread}
     return about | {name: getattr(counts, name) for name in _COUNTED} | figures(counts)

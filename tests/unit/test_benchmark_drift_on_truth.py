@@ -22,7 +22,7 @@ def test_false_alarms_are_counted_where_there_are_some(monkeypatch):
     rng = np.random.default_rng(0)
     label = (rng.random(5_000) < 0.02).astype(int)
     score = np.where(label & (rng.random(5_000) < 0.7), 0.8, rng.random(5_000) / 10)
-    world = proof.World("a", None, {}, None, (label, score, None))
+    world = proof.World("a", None, {}, None, (label, score, None, None))
     assert proof.resampled(world, 1, 500, 0, 0.5) == (0, 720)
     for name in ("fraud_rate_threshold", "recall_threshold", "auc_threshold"):
         monkeypatch.setitem(proof.POLICY, name, 0.0)

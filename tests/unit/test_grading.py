@@ -95,6 +95,18 @@ def test_segments_cards_and_a_champion_are_compared(monkeypatch, tmp_path, chann
     assert again["identical"] and again["comparison"]["auc"]["difference"] == 0
 
 
+def test_the_baseline_knows_that_frauds_of_one_card_come_together(monkeypatch, tmp_path):
+    table = rows()
+    stolen = np.array([int(name[1:]) % 10 == 0 for name in table["account"].to_pylist()])
+    table = table.set_column(2, "__label", pa.array(stolen.astype(np.int8), pa.int8()))
+    found = {}
+    for card in ("account", ""):
+        channel = kit.put(tmp_path / f"in{card}", kit.history(table), roles=kit.ROLES | {"card": card})
+        job = kit.run(monkeypatch, tmp_path / f"out{card}", channel, "--validation_days", "20")
+        found[card] = job.read("baseline.json")["performance"]["dispersion"]["fraud_rate"]
+    assert found["account"] > 2 > 1.4 > found[""]
+
+
 def test_an_old_fold_without_frauds_says_so_and_the_newest_goes_on(monkeypatch, tmp_path):
     table = rows()
     label = table["__label"].to_numpy().copy()

@@ -19,6 +19,7 @@ from fraud.errors import DataError
 from fraud.intervals import (
     auc,
     average_precision,
+    design_effect,
     dispersion,
     greater_by_chance,
     logit_interval,
@@ -220,6 +221,26 @@ def test_dispersion_finds_clusters():
     assert dispersion(bursts[:6]) == dispersion([(0, 10)] * 20) == dispersion([]) == 1.0
 
 
+def test_the_design_effect_is_how_much_wider_means_of_groups_scatter():
+    rng = np.random.default_rng(0)
+
+    def world(size):
+        stolen = rng.random(3000) < 0.02
+        n = rng.integers(1, 9, 3000)
+        return [(int(k), int(k + m)) for k, m in zip(stolen * rng.integers(size, 2 * size, 3000), n, strict=True)]
+
+    for size in (1, 8):
+        worlds = [world(size) for _ in range(300)]
+        shares = [sum(k for k, _ in one) / sum(n for _, n in one) for one in worlds]
+        total, mean = sum(n for _, n in worlds[0]), float(np.mean(shares))
+        scatter = float(np.var(shares)) / (mean * (1 - mean) / total)
+        assert np.mean([design_effect(one) for one in worlds]) == pytest.approx(scatter, rel=0.2)
+    assert scatter > 5
+    alone = [(int(k), 1) for k in rng.random(5000) < 0.02]
+    assert design_effect(alone) == pytest.approx(1.0)
+    assert design_effect([]) == design_effect([(0, 9)]) == design_effect([(9, 9)]) == 1.0
+
+
 # -- what fires
 
 
@@ -299,6 +320,26 @@ def test_the_reference_finds_clusters_by_day():
     score, times = np.where(label, 0.9, 0.1), np.arange(20_000) // 1000 * DAY
     assert reference(label.tolist(), score.tolist(), 0.5, times.tolist())["dispersion"]["fraud_rate"] > 20
     assert reference(label.tolist(), score.tolist(), 0.5)["dispersion"]["fraud_rate"] == 1.0
+
+
+def test_the_reference_finds_clusters_by_card():
+    rng = np.random.default_rng(1)
+    label = np.zeros(20_000, int)
+    card = np.arange(20_000) // 10
+    for stolen in rng.permutation(2000)[:50]:
+        label[stolen * 10 : stolen * 10 + 8] = 1
+    order = rng.permutation(20_000)  # no day is unusual
+    label, card, times = label[order], card[order], np.arange(20_000) // 1000 * DAY
+    score = np.where(label & (card % 2), 0.9, 0.1)  # all frauds of a card are found, or none
+    given = label.tolist(), score.tolist(), 0.5, times.tolist(), 7
+    assert reference(*given)["dispersion"]["fraud_rate"] < 2
+    found = reference(*given, card.tolist())["dispersion"]
+    assert found["fraud_rate"] == pytest.approx(8, rel=0.1) and found["recall"] == pytest.approx(8, rel=0.1)
+    assert reference(*given, [-1] * 20_000) == reference(*given)
+
+
+def test_each_row_without_a_card_is_alone():
+    assert reference([1, 0], [0.9, 0.1], 0.5, None, 7, [-1, -1])["dispersion"] == {"fraud_rate": 1.0, "recall": 1.0}
 
 
 # -- honesty about silence

@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
+import numpy as np
+
 from fraud import drift, performance
 from fraud.training import hosts, natural
 from fraud.training.data import Rows
@@ -12,7 +14,9 @@ from fraud.training.fitting import Fitted
 from fraud.training.splits import Fold
 
 
-def describe(p: Namespace, rows: Rows, fold: Fold, fitted: Fitted, threshold: float) -> dict[str, Any]:
+def describe(
+    p: Namespace, rows: Rows, fold: Fold, fitted: Fitted, threshold: float, card: np.ndarray | None
+) -> dict[str, Any]:
     """Make ``baseline.json``.
 
     Features as they were learnt, but scores of rows that the model has not seen, as live ones will be: on its training
@@ -28,8 +32,10 @@ def describe(p: Namespace, rows: Rows, fold: Fold, fitted: Fitted, threshold: fl
     fitted : Fitted
     threshold : float
         Score at or above which a payment is reviewed.
+    card : ndarray of shape (n_rows,) or None
+        Number of the card of each row, -1 where there is none.
     """
-    learnt, scores = fitted.learnt, fitted.score.tolist()
+    learnt, scores, graded = fitted.learnt, fitted.score.tolist(), fold.grading
     gains = fitted.booster.feature_importance("gain")
     total = float(gains.sum()) or 1.0
     found = drift.build_baseline(
@@ -40,7 +46,12 @@ def describe(p: Namespace, rows: Rows, fold: Fold, fitted: Fitted, threshold: fl
         threshold=threshold,
         importance={name: float(gain) / total for name, gain in zip(learnt.schema.names, gains, strict=True)},
         performance=performance.reference(
-            rows.label[fold.grading].tolist(), scores, threshold, rows.time[fold.grading].tolist(), p.delay_days
+            rows.label[graded].tolist(),
+            scores,
+            threshold,
+            rows.time[graded].tolist(),
+            p.delay_days,
+            None if card is None else card[graded].tolist(),
         ),
     )
     times = rows.time[hosts.share(p, fold.train)]
