@@ -29,6 +29,7 @@ class House:
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FRAUD_"))
         } | {"FRAUD_LOCAL_STATE": str(state), "FRAUD_LOCAL_CAPTURE_SECONDS": "1", "FRAUD_LOCAL_TIME_SCALE": "100"}
+        self.environment["FRAUD_REPORTS"] = str(state / "reports")
         self.outputs = json.loads(self.fraud("local", "up").stdout)["outputs"]
         self.bucket = self.outputs["BucketName"]
         lines = self.fraud("local", "env").stdout.splitlines()

@@ -26,14 +26,15 @@ class Block(Protocol):
 
 
 def escaped(text: str) -> str:
-    """Text as HTML, its direction kept to itself.
+    """Text as HTML, its direction kept to itself, a per cent sign beside its number.
 
     Examples
     --------
-    >>> escaped("<b>")
-    '<bdi>&lt;b&gt;</bdi>'
+    >>> escaped("<b>"), escaped("6.7 % of it")
+    ('<bdi>&lt;b&gt;</bdi>', '6.7&nbsp;% of it')
     """
-    return f"<bdi>{html.escape(text)}</bdi>" if not text.isascii() or "<" in text else html.escape(text)
+    made = html.escape(text).replace(" %", "&nbsp;%")
+    return f"<bdi>{made}</bdi>" if not text.isascii() or "<" in text else made
 
 
 def with_code(text: str) -> str:
