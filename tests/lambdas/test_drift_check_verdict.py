@@ -133,6 +133,15 @@ def test_a_drift_that_lasts_is_told_once_and_what_is_new_at_once(s3, pipeline, m
     assert [made["told"] for made in decisions(s3)] == [["moved"], [], [], [], ["collected", "moved", "new"]]
 
 
+def test_what_lasts_is_told_again_after_a_day(s3, pipeline, monkeypatch):
+    policy(window_hours=72, cool_down_hours=1000)
+    put(s3, f"releases/{ENDPOINT}/current.json", RELEASE | {"released_at": "2025-12-01T00:00:00Z"})
+    capture(s3, factor=1.5)
+    for hours, messages in ((0, 1), (11, 1), (23, 1), (24, 2), (47, 2)):
+        assert at(monkeypatch, NOON + 3600 * hours)["verdict"] == "DRIFT"
+        assert len(told()) == messages
+
+
 RECORDS = [
     {"verdict_key": "k0", "start": False, "told": ["missing", "moved"]},
     {"verdict_key": "k1", "start": True, "told": ["new"]},
@@ -275,6 +284,8 @@ def test_a_caller_who_has_sent_as_much_for_days_counts_in_full(s3, pipeline, sha
         moment = iso(NOON - 86_400 * back)
         key = f"drift/{ENDPOINT}/verdicts/{moment[:10].replace('-', '/')}/110000-OK.json"
         put(s3, key, {"verdict": "OK", "model_version": "run-0", "callers": {"backend": share, "c1": 0.01}})
+    little = {"verdict": "INSUFFICIENT_DATA", "model_version": "run-0", "callers": {"c1": 1.0}}
+    put(s3, f"drift/{ENDPOINT}/verdicts/2025/12/29/110000-INSUFFICIENT_DATA.json", little)  # it says nothing
     verdict = stored(s3, tick())
     assert verdict["verdict"] == found
     assert verdict["usual_callers"]["backend"] == min(shares)

@@ -338,8 +338,10 @@ def test_the_reference_finds_clusters_by_card():
     assert reference(*given, [-1] * 20_000) == reference(*given)
 
 
-def test_each_row_without_a_card_is_alone():
-    assert reference([1, 0], [0.9, 0.1], 0.5, None, 7, [-1, -1])["dispersion"] == {"fraud_rate": 1.0, "recall": 1.0}
+def test_rows_without_a_card_are_no_group():
+    label, score = [1] * 50 + [0] * 950, [0.9] * 25 + [0.1] * 975
+    found = reference(label, score, 0.5, None, 7, [-1] * 50 + list(range(950)))
+    assert found["dispersion"] == {"fraud_rate": 1.0, "recall": 1.0}
 
 
 # -- honesty about silence
