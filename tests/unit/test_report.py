@@ -13,6 +13,7 @@ from fraud.pipeline import report, report_parts, report_tables, runs
 from fraud.pipeline.render import render_html
 from fraud.pipeline.runs import Run
 from fraud.verdict import VERDICTS
+from fraud.window import stored_window
 
 SCHEMA = kit.schema_of(6)
 
@@ -46,6 +47,20 @@ def test_a_verdict_is_made_only_when_asked_for_or_when_there_is_none(found, stor
         storage.delete(key)
     first = report.find(Run("loop", "report-1"), kit.parameters_of(endpoint_name="fraud"))
     assert first.source == "this report" and len(first.checks) == 1
+
+
+def test_the_window_is_that_of_the_verdict(found, monkeypatch):
+    asked = []
+
+    def window(*given, **how):
+        asked.append(how)
+        return stored_window(*given, **how)
+
+    monkeypatch.setattr(report, "stored_window", window)
+    policy = {"max_caller_share": 0.1, "min_records": 7}
+    found(kit.verdict_of(SCHEMA) | {"usual_callers": {"backend": 0.9}, "policy": policy})
+    known = {name: asked[0][name] for name in ("usual", "max_caller_share", "enough")}
+    assert known == {"usual": {"backend": 0.9}, "max_caller_share": 0.1, "enough": 7}
 
 
 def test_what_the_drift_check_really_writes_is_shown(found, storage):
