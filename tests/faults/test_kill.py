@@ -9,11 +9,12 @@ import psutil
 import pytest
 
 pytestmark = [pytest.mark.localaws, pytest.mark.slow]
-FEW = ["-p", "num_boost_round=40", "-p", "min_auc=0.5", "-p", "max_auc_drop=0.5", "-p", "wait_seconds=200"]
+FEW = ["-p", "num_boost_round=40", "-p", "min_auc=0.5", "-p", "wait_seconds=200"]
 
 
-def command(run_id):
-    return [sys.executable, "-m", "fraud.pipeline.cli", "run", "--run-id", run_id, *FEW]
+def arguments(run_id):
+    """Each run has an endpoint of its own: on a common one the next run's equal model would be refused as a tie."""
+    return ["run", "--run-id", run_id, *FEW, "-p", f"endpoint_name={run_id}"]
 
 
 def kill_tree(process):
@@ -46,7 +47,7 @@ def training(house, run_id):
 
 
 def updating(house, run_id):
-    found = sagemaker(house).list_endpoints(NameContains="fraud")["Endpoints"]
+    found = sagemaker(house).list_endpoints(NameContains=run_id)["Endpoints"]
     return bool(found) and found[0]["EndpointStatus"] in ("Creating", "Updating")
 
 
@@ -62,7 +63,7 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def undisturbed(house):
-    house.fraud("run", "--run-id", "whole", *FEW)
+    house.fraud(*arguments("whole"))
     return json.loads(house.read("runs/whole/02_train.json"))
 
 
@@ -71,7 +72,11 @@ def test_killed_and_repeated(house, undisturbed, number):
     name = list(STAGES)[number]
     run_id = f"kill{number}"
     process = subprocess.Popen(
-        command(run_id), env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=house.state
+        [sys.executable, "-m", "fraud.pipeline.cli", *arguments(run_id)],
+        env=house.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=house.state,
     )
     end = time.monotonic() + 300
     while not STAGES[name](house, run_id):
@@ -79,11 +84,11 @@ def test_killed_and_repeated(house, undisturbed, number):
         time.sleep(0.05)
     kill_tree(process)
     assert not has(house, f"runs/{run_id}/COMMITTED")
-    house.fraud("run", "--run-id", run_id, *FEW)
+    house.fraud(*arguments(run_id))
     assert has(house, f"runs/{run_id}/COMMITTED")
     again = json.loads(house.read(f"runs/{run_id}/02_train.json"))
     same = ("auc", "trees_sha256", "n_train", "n_validation")
     assert {key: again[key] for key in same} == {key: undisturbed[key] for key in same}
     jobs = sagemaker(house).list_training_jobs(NameContains=f"fraud-{run_id}-")["TrainingJobSummaries"]
     assert len(jobs) == 1, "the job that ran on was not adopted"
-    assert json.loads(house.read("releases/fraud/current.json"))["run_id"] == run_id
+    assert json.loads(house.read(f"releases/{run_id}/current.json"))["run_id"] == run_id
