@@ -173,7 +173,7 @@ def test_a_refused_model_stops_the_run_and_leaves_the_endpoint(house, run):
 
 @pytest.mark.slow
 def test_a_model_that_waits_is_deployed_once_somebody_approved_it(house, run):
-    asked = [*FEW, "-p", "approval=manual", "-p", "seed=1", "-p", "strategy=all_at_once"]
+    asked = [*FEW, "-p", "approval=manual", "-p", "seed=1", "-p", "max_segment_drop=1", "-p", "strategy=all_at_once"]
     steps = ["--only", "01", "--only", "02", "--only", "03"]
     done = house.fraud("run", "--run-id", "waits", *steps, *asked, code=1)
     assert "waits for approval: `fraud approve waits`" in done.stderr
