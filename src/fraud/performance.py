@@ -81,16 +81,13 @@ def reference(
                 sums = found.setdefault(name, [0, 0, 0])
                 for k, more in enumerate((1, bad, counts.caught - caught)):
                     sums[k] += more
-    spread = {
-        "fraud_rate": max(
-            dispersion([(bad, n) for n, bad, _ in by_day.values()]),
-            design_effect([(bad, n) for n, bad, _ in by_card.values()]),
-        ),
-        "recall": max(
-            dispersion([(caught, bad) for _, bad, caught in by_day.values()]),
-            design_effect([(caught, bad) for _, bad, caught in by_card.values()]),
-        ),
-    }
+
+    def spread_of(hits: int, trials: int) -> float:
+        """By day or by card, whichever is more; ``hits`` and ``trials`` are places in the sums."""
+        daily, by_owner = ([(sums[hits], sums[trials]) for sums in found.values()] for found in (by_day, by_card))
+        return max(dispersion(daily), design_effect(by_owner))
+
+    spread = {"fraud_rate": spread_of(1, 0), "recall": spread_of(2, 1)}
     about = {"schema_version": 1, "threshold": float(threshold), "delay_days": delay_days, "dispersion": spread}
     return about | {name: getattr(counts, name) for name in _COUNTED} | figures(counts)
 

@@ -129,31 +129,33 @@ class Gathering:
         if max_caller_share < 1 and sizes and max(sizes.values()) > max_caller_share * total:
             shares = usual()
             window.usual_callers = {name: shares[name] for name in sorted(window.callers.keys() & shares.keys())}
-            allowed = limits(sizes, max_caller_share, shares)
-            self._hold(sizes, kept, allowed, total, enough)
+            kept |= self._held(sizes, kept, limits(sizes, max_caller_share, shares), total, enough)
         for name, sketch in sorted(self._own.items()):
             window.sketch.merge(shrunk(sketch, self.baseline, self.schema, kept[name]))
         return window
 
-    def _hold(
-        self, sizes: Mapping[str, int], kept: dict[str, int], allowed: Mapping[str, float], total: int, enough: int
-    ) -> None:
-        """Lower what is kept of each caller to what is allowed, if enough is left then."""
+    def _held(
+        self, sizes: Mapping[str, int], kept: Mapping[str, int], allowed: Mapping[str, float], total: int, enough: int
+    ) -> dict[str, int]:
+        """What is left of the callers who sent more than is allowed, if that leaves enough; and a note about it."""
         most = most_each(sizes, total - sum(sizes.values()), allowed)
         if not most:
-            return
+            return {}
         # What a caller sent while it was not among the heavy ones stands in the rest, and counts against it.
         held = {name: min(kept[name], max(0, count - (sizes[name] - kept[name]))) for name, count in most.items()}
         left = total - sum(kept[name] - n for name, n in held.items())
         first = max(most, key=lambda name: (sizes[name], name))
         said = f"sent {percent(sizes[first] / total)} of the payments", percent(allowed[first])
         if left < max(enough, 1):
-            note = f"One caller {said[0]}; there is too little other traffic to hold it to {said[1]}."
-        else:
-            self.window.capped = total - left
-            note = f"{total - left:,} payments were left out: one caller {said[0]} and counts for {said[1]} at most."
-            kept |= held
-        self.window.notes.append(note)
+            self.window.notes.append(
+                f"One caller {said[0]}; there is too little other traffic to hold it to {said[1]}."
+            )
+            return {}
+        self.window.capped = total - left
+        self.window.notes.append(
+            f"{total - left:,} payments were left out: one caller {said[0]} and counts for {said[1]} at most."
+        )
+        return held
 
 
 def read_window(
