@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lambdas_kit import load_module
 
@@ -75,7 +75,7 @@ rows = st.dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(
     st.lists(st.lists(rows, min_size=1, max_size=4), max_size=12),
     st.booleans(),
@@ -181,7 +181,6 @@ def test_a_hostile_line_is_refused_in_the_same_words():
 
 
 @given(st.lists(st.floats(-(2.0**62), 2.0**62), max_size=300))
-@settings(deadline=None)
 def test_the_sum_is_exact(numbers):
     import numpy as np
 
@@ -190,7 +189,6 @@ def test_the_sum_is_exact(numbers):
 
 
 @given(st.integers(0, 450), st.integers(1, 30), st.floats(0, 1), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_a_column_of_any_length_is_counted_the_same(n, different, missing, rng):
     known = [rng.choice([0.0, -0.0, 1.0, 1, None, rng.uniform(-9, 9)]) for _ in range(different)]
     column = [None if rng.random() < missing / 2 else rng.choice(known) for _ in range(n)]

@@ -192,7 +192,7 @@ def test_of_two_reports_at_one_moment_in_one_file_fraud_counts():
 
 
 @given(st.randoms())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_neither_the_order_nor_the_grouping_of_reports_and_checks_matters(shuffle):
     bucket, payments = served(8, 10)
     told = [(name, bad, time + DAY) for name, (_, time, bad) in payments.items() if shuffle.random() < 0.5]

@@ -239,7 +239,7 @@ HOSTILE = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
 @given(HOSTILE, st.sampled_from(["/predict", "/labels"]))
 def test_nothing_a_caller_sends_is_a_5xx_or_comes_back(service, body, path):
     service.runtime.calls.clear()

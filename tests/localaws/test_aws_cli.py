@@ -176,7 +176,9 @@ def test_a_training_job_runs(aws_cli: Cli) -> None:
     request = training_job(bucket)
     name = json.loads(request)["TrainingJobName"]
     assert name in aws_cli.text("sagemaker", "create-training-job", "--cli-input-json", request)
-    aws_cli.text("sagemaker", "wait", "training-job-completed-or-stopped", "--training-job-name", name)
+    which = ("--training-job-name", name)
+    assert aws_cli.until("Completed", "TrainingJobStatus", "sagemaker", "describe-training-job", *which) == "Completed"
+    aws_cli.text("sagemaker", "wait", "training-job-completed-or-stopped", *which)  # alone it asks each two minutes
     jobs = aws_cli.json("sagemaker", "list-training-jobs", "--status-equals", "Completed")["TrainingJobSummaries"]
     assert [job["TrainingJobName"] for job in jobs] == [name]
     assert "model.tar.gz" in aws_cli.text("s3", "ls", f"s3://{bucket}/out/{name}/output/")

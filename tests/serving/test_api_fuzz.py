@@ -225,7 +225,7 @@ def test_in_process(log, capsys, amounts):
     by_mutation, refused = sum(statuses.values()), 0
 
     @seed(20261125)
-    @settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=1000, database=None, suppress_health_check=list(HealthCheck))
     @given(ANYTHING, st.sampled_from(["/predict", "/labels"]))
     def anything(body, path):
         nonlocal refused
@@ -347,7 +347,6 @@ def test_over_http_from_the_document(gateway, log, capsys, amounts):
             @seed(20261125)
             @settings(
                 max_examples=int(shares.get(operation.path, 0) * amounts[2]) + 1,
-                deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             )

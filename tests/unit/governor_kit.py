@@ -3,14 +3,11 @@
 import threading
 import time
 
-from hypothesis import HealthCheck, settings
-
 from fraud.errors import ConflictError
 from fraud.governor import start_once
 from fraud.moment import iso
 
 HOUR = 3600.0
-ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 POLICY = {"min_records": 100, "cool_down_hours": 6.0, "daily_cap": 1000, "min_new_labels": 0}
 
 

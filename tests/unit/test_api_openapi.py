@@ -178,7 +178,7 @@ def unsaid(body):
 def test_a_prediction_is_taken_if_and_only_if_the_document_says_so():
     counts = {True: 0, False: 0}
 
-    @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=2000, suppress_health_check=list(HealthCheck))
     @given(ONE | MANY)
     def agree(body):
         ours = taken(api.read_prediction, json.dumps(body).encode(), SCHEMA)
@@ -204,7 +204,7 @@ LABEL = st.fixed_dictionaries(
 LABELS = st.fixed_dictionaries({"labels": st.lists(LABEL, max_size=2)}, optional={"more": VALUE})
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(LABELS | VALUE)
 def test_labels_are_taken_if_and_only_if_the_document_says_so(body):
     assert valid(DOCUMENT, "Labels", body) is taken(api.read_labels, json.dumps(body).encode(), 1_800_000_000.0)

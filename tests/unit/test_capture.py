@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.capture import (
@@ -25,7 +25,6 @@ from fraud.capture import (
 from fraud.errors import CaptureFormatError
 from fraud.schema import Feature, Schema
 
-ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "capture_samples"
 HOUR = "data-capture/fraud/AllTraffic/2026/01/02/03"
 KEY = f"{HOUR}/04-05-678-6f0e2c1a-0000-4000-8000-000000000000.jsonl"
@@ -270,7 +269,6 @@ ENCODINGS = st.tuples(*[st.sampled_from(["JSON", "CSV", "BASE64"])] * 2)
 KINDS = st.sampled_from(["application/json; charset=utf-8", "text/csv", "application/jsonlines"])
 
 
-@ANY_SPEED
 @given(
     st.data(),
     ENCODINGS,
@@ -327,7 +325,6 @@ def test_of_one_inference_id_the_earliest_record_stays():
     assert ([record.transaction["n"] for record in kept], duplicates) == ([1, 2], 2)
 
 
-@ANY_SPEED
 @given(st.binary(max_size=60) | st.text(max_size=60))
 def test_no_line_raises_anything_else(text):
     with pytest.raises(CaptureFormatError):

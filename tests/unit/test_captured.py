@@ -232,7 +232,7 @@ BODY = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(KEYS, BODY), max_size=3), st.sampled_from([TYPES, TYPES, {}, {"count": "text", "amount": "int"}])
 )
@@ -263,7 +263,7 @@ def usual_line(rng, nulls):
     return made
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     st.randoms(use_true_random=False),
     st.sampled_from(["none", "left out", "sent"]),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud import distances, rules
@@ -19,7 +19,6 @@ from fraud.tally import bin_counts, exact_sum, repeated_values
 from fraud.verdict import POLICY as VERDICT_POLICY
 from fraud.verdict import VERDICTS
 
-ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CARDS = ("visa", "mastercard", "amex")
 SCHEMA = Schema(
     (
@@ -152,7 +151,6 @@ def test_categories_beyond_the_top_are_counted():
     assert profile["count"] == sum(profile["top"].values()) + profile["other"]
 
 
-@ANY_SPEED
 @given(st.lists(st.floats(-1e300, 1e300), max_size=30), st.randoms())
 def test_a_sum_is_exact_in_any_order(values, shuffle):
     from fractions import Fraction
@@ -185,7 +183,6 @@ def filled(records):
     return sketch
 
 
-@ANY_SPEED
 @given(RECORDS, RECORDS, RECORDS)
 def test_merging_is_associative_and_commutative_and_the_same_as_counting_at_once(a, b, c):
     at_once = filled(a + b + c).to_json()
@@ -194,7 +191,6 @@ def test_merging_is_associative_and_commutative_and_the_same_as_counting_at_once
     assert filled(c).merge(filled(a)).merge(filled(b)).to_json() == at_once
 
 
-@ANY_SPEED
 @given(RECORDS)
 def test_a_sketch_survives_json_and_accounts_for_every_record(records):
     sketch = filled(records)
@@ -463,7 +459,7 @@ COLUMNS = {
 }
 
 
-@settings(ANY_SPEED, max_examples=300)
+@settings(max_examples=300)
 @given(st.fixed_dictionaries(COLUMNS), RECORDS, st.integers(0, 2), st.sampled_from([None, 0, 9]))
 def test_any_window_against_any_baseline_has_a_verdict(columns, records, min_records, invocations):
     baseline = build_baseline(columns, SCHEMA, [0.5] * len(columns["amount"]), "run-1")

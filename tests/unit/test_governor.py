@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from governor_kit import ANY_SPEED, HOUR, POLICY, verdict
+from governor_kit import HOUR, POLICY, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,7 +154,6 @@ def blocking(verdict, state, now, policy, in_flight, new_labels):
     return tuple(code for code, holds in conditions.items() if holds), claimed
 
 
-@ANY_SPEED
 @given(verdicts, states, st.integers(0, 60).map(lambda hour: hour * HOUR), policies, st.booleans(), labels)
 def test_every_condition_that_blocks_is_named_and_nothing_else_blocks(
     verdict, state, now, policy, in_flight, new_labels
@@ -168,7 +167,6 @@ def test_every_condition_that_blocks_is_named_and_nothing_else_blocks(
     assert not found.notes or (found.reasons == ("START",) and new_labels is None)
 
 
-@ANY_SPEED
 @given(verdicts, states, moments, policies)
 def test_the_moment_that_is_promised_is_the_first_that_is_allowed(verdict, state, now, policy):
     promised = allowed_from(state, now, policy)
@@ -281,7 +279,6 @@ def test_a_record_without_a_window():
     assert (made["window"], made["n"], made["endpoint"]) == (None, None, None)
 
 
-@ANY_SPEED
 @given(verdicts, states, moments, policies, st.booleans(), labels)
 def test_every_record_is_json(verdict, state, now, policy, in_flight, new_labels):
     outcome = Outcome(decide(verdict, state, now, policy, in_flight, new_labels), None, state, new_labels)

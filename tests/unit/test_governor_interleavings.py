@@ -4,7 +4,7 @@ import functools
 import itertools
 
 import greenlet
-from governor_kit import ANY_SPEED, HOUR, POLICY, Pipeline, Store, verdict
+from governor_kit import HOUR, POLICY, Pipeline, Store, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -126,7 +126,7 @@ deaths = st.none() | st.tuples(st.integers(1, 9), st.sampled_from(["before", "af
 choices = st.lists(st.integers(0, 2), max_size=40)
 
 
-@settings(ANY_SPEED, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.sampled_from([1, 1, 2]), deaths), min_size=1, max_size=3), choices)
 def test_deliveries_of_one_or_two_windows_that_die_anywhere(deliveries, order):
     turns = iter(order)
@@ -306,5 +306,5 @@ class Histories(RuleBasedStateMachine):
         assert iso(self.now) == self.store.document["window_end"]
 
 
-Histories.TestCase.settings = settings(ANY_SPEED, max_examples=100, stateful_step_count=40)
+Histories.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestHistories = Histories.TestCase

@@ -5,7 +5,7 @@ import random
 import threading
 
 import pytest
-from governor_kit import ANY_SPEED, HOUR, POLICY, Lost, Pipeline, Store, run, verdict
+from governor_kit import HOUR, POLICY, Lost, Pipeline, Store, run, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -363,7 +363,6 @@ def test_eight_deliveries_at_once_of_25_windows_start_each_once(share):
     assert [token for token, _, _ in pipeline.started] == expected
 
 
-@ANY_SPEED
 @given(
     st.lists(st.sampled_from(["OK", "DRIFT", "INSUFFICIENT_DATA"]), max_size=60),
     st.sampled_from([0.0, 1.0, 6.0, 24.0]),

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from governor_kit import ANY_SPEED, HOUR, POLICY, Lost, Pipeline, Store, run, verdict
+from governor_kit import HOUR, POLICY, Lost, Pipeline, Store, run, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,7 +115,6 @@ def test_the_switch_knows_its_own_lost_answer_and_gives_up_in_one_sentence():
         pause(Contended(), "ana", "why", at(HOUR))
 
 
-@ANY_SPEED
 @given(st.none() | st.dictionaries(st.text(max_size=5), st.integers()))
 def test_the_switch_changes_nothing_else(state):
     on = paused(state, "a", "b", 1.0)

@@ -96,7 +96,7 @@ GROUPS = st.lists(
 
 
 @given(GROUPS)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_equal_scores_are_never_split(groups):
     score = np.repeat([g[0] for g in groups for _ in (0, 1)], [n for g in groups for n in g[1:]]).astype(float)
     fraud = np.repeat([k for _ in groups for k in (0, 1)], [n for g in groups for n in g[1:]]).astype(int)
@@ -193,7 +193,6 @@ STATEMENTS = st.lists(
 
 
 @given(STATEMENTS, st.integers(0, 6), st.randoms())
-@settings(deadline=None)
 def test_settling_many_is_the_rule_for_one_and_loses_no_statement(statements, as_of, random):
     shuffled = random.sample(statements, len(statements))
     newest, aside = truth.settle(pl.DataFrame(shuffled, schema=truth.STATEMENT, orient="row"), as_of)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.errors import CaptureFormatError
@@ -19,7 +19,6 @@ from fraud.labels import (
     resolve,
 )
 
-ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "capture_samples"
 KEY = "labels/1970/01/02/03/0f.jsonl"
 DAY = 86_400.0
@@ -97,13 +96,11 @@ TRUTHS = st.builds(
 )
 
 
-@ANY_SPEED
 @given(TRUTHS)
 def test_reading_is_the_inverse_of_writing(truth):
     assert parse_label_line(render_label_line(truth), truth.source_key) == truth
 
 
-@ANY_SPEED
 @given(st.lists(TRUTHS), st.randoms())
 def test_the_newest_truth_wins_in_any_order(truths, random):
     shuffled = random.sample(truths, len(truths))

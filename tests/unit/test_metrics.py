@@ -24,7 +24,7 @@ def graded(label, **columns):
     return Graded(label, np.arange(len(label)) * 600.0, **columns)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10_000), st.integers(2, 300), st.integers(1, 50))
 def test_weighted_figures_are_scikit_learns(seed, n, steps):
     rng = np.random.default_rng(seed)

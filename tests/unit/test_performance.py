@@ -86,7 +86,7 @@ def test_bins_lose_next_to_nothing(seed):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0, 1, None])), max_size=60), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_merging_knows_no_order_and_no_grouping(rows, shuffle: random.Random):
     whole = Cohort(0.0, 1.0)
     for score, label in rows:
@@ -157,7 +157,7 @@ def test_wilson():
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_fishers_exact_test(a, n, b, m):
     a, b = min(a, n), min(b, m)
     found = greater_by_chance(a, n, b, m)
@@ -451,7 +451,7 @@ counts = st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0, 1, None]), st.i
 
 
 @given(counts, st.lists(st.tuples(counts, st.booleans()), max_size=4), st.floats(1e-9, 1), st.floats(0, 50))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_exception_and_no_nan(graded, later, rate, spread):
     def of(rows, k, mature):
         found = Cohort(k * 7.0 * DAY, (k + 1) * 7.0 * DAY, mature=mature)

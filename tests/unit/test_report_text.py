@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 import report_kit as kit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud import plaintext
@@ -19,7 +19,6 @@ def test_examples_hold(module):
     assert doctest.testmod(module).failed == 0
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_whatever_is_shown_is_seen_and_short(text):
     found = plaintext.shown(text)
@@ -28,7 +27,6 @@ def test_whatever_is_shown_is_seen_and_short(text):
     assert not found.startswith(plaintext.FORMULA) or float(found) is not None
 
 
-@settings(deadline=None)
 @given(st.floats(), st.integers(1, 12))
 def test_bars_and_lines_take_any_number(value, width):
     assert len(plaintext.bar(value, width)) <= width and len(plaintext.sparkline([value])) == 1

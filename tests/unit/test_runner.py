@@ -188,6 +188,39 @@ def test_a_run_that_takes_too_long_is_stopped(house):
     assert runner.stop_kernels() == 0
 
 
+WHERE_IT_LISTENS = """
+import json, os
+from ipykernel.connect import get_connection_info
+address = json.loads(get_connection_info())
+folder = os.path.dirname(address["ip"])
+found = {"transport": address["transport"], "folder": folder, "mode": os.stat(folder).st_mode & 0o777}
+with open("heard.json", "a") as file:
+    file.write(json.dumps(found | {"sockets": len(os.listdir(folder)), "here": os.listdir()}) + "\\n")
+"""
+
+
+def test_each_kernel_listens_in_a_folder_of_its_own(house, tmp_path):
+    """Two runs from one checkout would otherwise pick the same names for their sockets."""
+    house("01_first", WHERE_IT_LISTENS)
+    house("02_second", WHERE_IT_LISTENS)
+    runner.run("local", run_id="r1")
+    first, second = map(json.loads, (tmp_path / "heard.json").read_text().splitlines())
+    assert first["folder"] != second["folder"]
+    for kernel in (first, second):
+        assert (kernel["transport"], kernel["mode"]) == ("ipc", 0o700) and kernel["sockets"] >= 5
+        assert not [name for name in kernel["here"] if "ipc" in name]
+        assert not os.path.exists(kernel["folder"])  # noqa: PTH110
+
+
+def test_a_long_path_of_temporary_files_is_too_long_for_a_socket(house, tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(runner.tempfile, "tempdir", str(folder))
+    house("01_first", WHERE_IT_LISTENS)
+    runner.run("local", run_id="r1", only=["01"])
+    assert json.loads((tmp_path / "heard.json").read_text())["transport"] == "ipc"
+
+
 INTERRUPTED = """
 import sys
 import test_runner

@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.errors import DataError, InvalidRequestError
 from fraud.schema import Feature, FieldError, Schema, category_text
 
-ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SCHEMA = Schema(
     features=(
         Feature("TransactionAmt", "number", True),
@@ -45,7 +44,6 @@ def test_encode(transaction, row):
     assert same(SCHEMA.encode(transaction), row)
 
 
-@ANY_SPEED
 @given(st.permutations(list(GOOD)))
 def test_the_order_of_the_fields_makes_no_difference(names):
     assert SCHEMA.encode({name: GOOD[name] for name in names}) == SCHEMA.encode(GOOD)
@@ -79,7 +77,6 @@ def test_a_wrong_value_is_refused_the_same_by_both(field, value, problem):
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers())
 
 
-@ANY_SPEED
 @given(st.dictionaries(st.sampled_from([*SCHEMA.names, "note"]), VALUES))
 def test_what_validation_lets_through_can_be_encoded(transaction):
     if not SCHEMA.validate(transaction):

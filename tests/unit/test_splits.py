@@ -28,7 +28,7 @@ def cut(rows, *arguments, card=None):
     return splits.prequential(rows, kit.settings("--label_coverage", "0", *arguments), card)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_whatever_the_rows_the_order_in_time_holds(data):
     n = data.draw(st.integers(5, 120))

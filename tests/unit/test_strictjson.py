@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.errors import InvalidRequestError
 from fraud.strictjson import parse_json
 
-ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HOSTILE = {
     "empty": b"",
     "blank": b" \n\t ",
@@ -85,7 +84,6 @@ def test_valid_bodies_are_read(body, found):
     assert parse_json(body) == found
 
 
-@ANY_SPEED
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_else(body):
     try:
@@ -118,7 +116,6 @@ PIECES = st.sampled_from(
 )
 
 
-@ANY_SPEED
 @given(st.lists(PIECES, max_size=40).map("".join))
 def test_no_text_made_of_json_pieces_raises_anything_else(text):
     try:
@@ -136,7 +133,6 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | FINITE | st.text(max_size=8)
 
 
-@ANY_SPEED
 @given(SCALARS | _nested(SCALARS) | _nested(_nested(SCALARS)), st.booleans())
 def test_valid_json_is_read_as_written(value, ascii_only):
     text = json.dumps(value, ensure_ascii=ascii_only)

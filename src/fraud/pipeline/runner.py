@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -166,23 +168,23 @@ def _execute(this: Run, step: str, values: dict[str, Any], cell_timeout: int, ec
     """Run one notebook into the bucket and archive its HTML, whatever happened."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
 
     started = time.monotonic()
     echo(f"▸ {step}")
     error = ""
     try:
-        papermill.execute_notebook(
-            str(parameters.NOTEBOOKS / f"{step}.ipynb"),
-            this.uri(f"{step}.ipynb"),
-            parameters=values | {"bucket": this.bucket, "run_id": this.run_id},
-            progress_bar={"ncols": 76, "leave": False} if sys.stderr.isatty() else False,
-            execution_timeout=cell_timeout,
-            kernel_name="python3",
-            log_output=False,
-            cwd=str(parameters.ROOT),
-            config=Config(KernelManager={"transport": "ipc"}),  # over TCP, whoever is on this machine could listen
-        )
+        with _sockets() as config:
+            papermill.execute_notebook(
+                str(parameters.NOTEBOOKS / f"{step}.ipynb"),
+                this.uri(f"{step}.ipynb"),
+                parameters=values | {"bucket": this.bucket, "run_id": this.run_id},
+                progress_bar={"ncols": 76, "leave": False} if sys.stderr.isatty() else False,
+                execution_timeout=cell_timeout,
+                kernel_name="python3",
+                log_output=False,
+                cwd=str(parameters.ROOT),
+                config=config,
+            )
     except PapermillExecutionError as problem:
         error = f"{step}, cell {problem.cell_index}: {problem.ename}: {problem.evalue}"
     finally:
@@ -190,6 +192,23 @@ def _execute(this: Run, step: str, values: dict[str, Any], cell_timeout: int, ec
     seconds = time.monotonic() - started
     echo(f"{'✗' if error else '✓'} {step} in {seconds:.0f} s")
     return Outcome(step, seconds, error)
+
+
+@contextlib.contextmanager
+def _sockets() -> Iterator[Any]:
+    """Configuration of a kernel that listens on Unix sockets in a folder of its own.
+
+    Over TCP, whoever is on this machine could listen. Left to itself, jupyter_client names the sockets
+    ``kernel-ipc-1`` and so on in the working folder, the first numbers that no file has yet: of two runs that start at
+    once from one checkout, one would talk to the other's kernel and wait for an answer in vain.
+    """
+    from traitlets.config import Config
+
+    folder = tempfile.mkdtemp(prefix="fraud-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None)
+    try:  # 60: the path of a Unix socket has at most 107 bytes
+        yield Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _archive(this: Run, step: str) -> None:
