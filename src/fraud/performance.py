@@ -17,7 +17,7 @@ from typing import Any
 from fraud.cohort import DAY, DELAYS, UNIT, WEEK, Cohort, estimate, figures
 from fraud.intervals import Z95, auc, design_effect, dispersion, greater_by_chance, log_odds, student_tail
 from fraud.moment import iso
-from fraud.rules import ON_TRUTH
+from fraud.rules import HALF, ON_TRUTH
 
 POLICY: dict[str, Any] = {
     "fraud_rate_threshold": 0.30,
@@ -104,12 +104,12 @@ def delay_of(reference: Mapping[str, Any], policy: Mapping[str, Any]) -> float:
 
 
 def judge_performance(
-    reference: Mapping[str, Any], cohorts: Sequence[Cohort], policy: Mapping[str, Any], features: int = 0
+    reference: Mapping[str, Any], cohorts: Sequence[Cohort], policy: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Compare the newest mature week with the rows that graded the model.
 
     A rule fires when the difference is as large as its threshold, when chance alone exceeds it in fewer than
-    ``false_alarm_rate`` of all checks (over the three rules together), and when missing reports cannot be its cause:
+    half the ``false_alarm_rate`` of all checks (over the three rules together), and when missing reports cannot be its cause:
 
     * fraud rate: it has risen although every silent payment is taken as legitimate, or fallen although every silent
       payment is left out;
@@ -127,8 +127,6 @@ def judge_performance(
         As `weeks` makes them, newest first.
     policy : mapping
         Names as in `POLICY`; others are passed over.
-    features : int
-        Tests of the same check beside the three that share the false alarm rate.
 
     Returns
     -------
@@ -142,7 +140,7 @@ def judge_performance(
     mature = [cohort for cohort in cohorts if cohort.mature and cohort.n]
     young = [cohort for cohort in cohorts if not cohort.mature and cohort.n]
     judged, used = _judged(known, mature)
-    level = policy["false_alarm_rate"] / (len(ON_TRUTH) + max(0, features))
+    level = HALF * policy["false_alarm_rate"] / len(ON_TRUTH)
     rules = [rule(known, judged, policy, level, spread) for rule in (_fraud_rate, _recall, _auc)] if judged else []
     notes = _notes(known, judged, mature, delay_of(reference, policy))
     return {

@@ -18,6 +18,7 @@ from fraud.tally import Categories, Numbers
 MEAN_SHIFT, PSI, KS, MISSING = "mean_shift", "psi", "ks", "missing"
 UNSEEN, REPEATED, SCORE_PSI, REVIEW_RATE = "unseen", "repeated", "score_psi", "review_rate"
 ON_TRUTH = ("fraud_rate", "recall", "auc")  # of fraud.performance
+HALF = 0.5  # of the false alarm rate: for the rules on payments; the other is for those on truth
 MOVED = 0.06  # share of payments that must have moved: more than one caller may bring (max_caller_share)
 _ALMOST = 1e-9  # a shift of exactly the threshold fires, whatever rounding did
 _COVERED = 0.5  # of a number whose few values make up so much, the distribution says what repetition would

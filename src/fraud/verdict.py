@@ -185,7 +185,9 @@ def judge(
         "score": statistics[""],
         "review_rate": reviewed,
         "performance": (performance or {}).get("summary"),
-        "expected_false_alarms_per_month": policy["false_alarm_rate"] * CHECKS_A_MONTH * (1 + bool(on_truth)),
+        "expected_false_alarms_per_month": policy["false_alarm_rate"]
+        * CHECKS_A_MONTH
+        * (1.0 if on_truth else rules.HALF),
         "notes": list(notes),
         "policy": policy,
         "computed_at": iso(now),
@@ -207,7 +209,7 @@ def _decide(applied: Iterable[dict[str, Any]], policy: Mapping[str, Any], insign
     tested = [one for one in applied if one["p_value"] is not None]
     for one, adjusted in zip(tested, false_discovery_adjusted([one["p_value"] for one in tested]), strict=True):
         one["p_value"] = adjusted
-        if one["fired"] and adjusted > policy["false_alarm_rate"]:
+        if one["fired"] and adjusted > rules.HALF * policy["false_alarm_rate"]:
             one["fired"] = False
             one["detail"] += f", within chance at n = {one['n']:,}"
         elif one["fired"] and one["feature"] in insignificant and one["rule"] != rules.MEAN_SHIFT:

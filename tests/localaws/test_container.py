@@ -194,7 +194,9 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         unpack(path, tmp_path / "out")
 
 
-@pytest.mark.parametrize("data", [b"", b"not an archive", archive(a__txt="x" * 1000)[:-40]])
+@pytest.mark.parametrize(
+    "data", [b"", b"not an archive", archive(a__txt="x" * 1000)[:-40]], ids=["empty", "no archive", "cut off"]
+)
 def test_a_broken_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.tar.gz").write_bytes(data)
     with pytest.raises(ArchiveError):

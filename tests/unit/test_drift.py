@@ -431,7 +431,7 @@ def test_the_verdict_document():
         "persistence": {"signals": 0, "of": 1, "needed": 1},
         "review_rate": {"reference": None, "current": None},
         "performance": None,
-        "expected_false_alarms_per_month": 0.72,
+        "expected_false_alarms_per_month": 0.36,
         "notes": ["A note."],
         "computed_at": "1970-01-02T01:00:00Z",
     }
@@ -638,6 +638,14 @@ def test_a_mean_that_moves_without_its_distribution_is_chance():
     assert found["p_value"] >= statistics_["amount"]["ks_tail"]
 
 
+def test_payments_have_half_of_the_false_alarm_rate():
+    sketch = sketch_of(payments(150, 3, amount=lambda v: [x * 1.5 for x in v]))
+    p = min(r["p_value"] for r in verdict_of(sketch)["rules"] if r["score"] >= r["threshold"])
+    assert 0 < p < 0.01
+    assert verdict_of(sketch, policy={"false_alarm_rate": 2.001 * p})["signal"]
+    assert not verdict_of(sketch, policy={"false_alarm_rate": 1.999 * p})["signal"]
+
+
 def test_truth_judges_where_traffic_is_too_little():
     fired = {
         "rule": "recall", "feature": "", "reference": 0.6, "current": 0.4, "score": 0.2, "threshold": 0.15, "n": 9000,
@@ -645,7 +653,7 @@ def test_truth_judges_where_traffic_is_too_little():
     }  # fmt: skip
     few = verdict_of(sketch_of(payments(10, 1)), performance={"rules": [fired], "summary": None})
     assert few["verdict"] == "DRIFT" and "catches 40 % of the frauds instead of 60 %" in few["sentence"]
-    assert few["expected_false_alarms_per_month"] == pytest.approx(1.44)
+    assert few["expected_false_alarms_per_month"] == pytest.approx(0.72)
 
 
 def test_what_one_in_two_hundred_has_is_remembered():
