@@ -31,7 +31,7 @@ run: install  ## the whole loop on this machine; HISTORY=your.csv uses your own 
 test: install  ## every test that is not a long proof
 	@OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
-prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the real data sets
+prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the real data sets, Evidently beside us
 	@$(PYTEST) -m slow --ignore tests/serving --ignore tests/lambdas
 
 prove-serving: install  ## the long proofs of serving: updates and rollbacks under load, broken models, malformed requests

@@ -108,8 +108,8 @@ def judge_performance(
 ) -> dict[str, Any]:
     """Compare the newest mature week with the rows that graded the model.
 
-    A rule fires when the difference is as large as its threshold, when chance alone exceeds it in fewer than
-    half the ``false_alarm_rate`` of all checks (over the three rules together), and when missing reports cannot be its cause:
+    A rule fires when the difference is as large as its threshold, when chance alone exceeds it in fewer than half of
+    ``false_alarm_rate`` of all checks (over the three rules together), and when missing reports cannot be its cause:
 
     * fraud rate: it has risen although every silent payment is taken as legitimate, or fallen although every silent
       payment is left out;

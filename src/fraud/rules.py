@@ -122,7 +122,9 @@ def statistics(reference: Mapping[str, Any], current: Numbers | Categories) -> d
         low = min(reference["min"], current.min if current.min is not None else reference["min"])
         high = max(reference["max"], current.max if current.max is not None else reference["max"])
         scale = reference.get("iqr") or reference["std"]
-        far = distances.wasserstein(before, after, reference["edges"], low, high, scale)
+        far = distances.wasserstein(
+            before, after, reference["edges"], low, high, scale, (current.mean or 0.0) - reference["mean"]
+        )
     outside = (current.below + current.above) / current.count if current.count else None
     return found | {
         "mean": [reference["mean"], current.mean],

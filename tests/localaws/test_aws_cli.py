@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
 import subprocess
-import sys
 import time
 import uuid
 import zipfile
@@ -16,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from environments import environment_with
 from localaws_kit import LocalAws, archive
 
 from fraud import localaws
 
 pytestmark = pytest.mark.localaws
 
-AWSCLI = "awscli==1.46.3"
-ROOT = Path(__file__).resolve().parents[2]
 INFERENCE = """
 import json, pathlib
 
@@ -50,21 +47,8 @@ phases:
 
 @pytest.fixture(scope="session")
 def cli() -> str:
-    """Path of ``aws``, installed once into a cache folder."""
-    folder = Path(os.environ.get("FRAUD_CLI_VENV") or ROOT / ".fraud" / "awscli")
-    folder.mkdir(parents=True, exist_ok=True)
-    program = folder / AWSCLI / "bin" / "aws"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists() or subprocess.run([program, "--version"], capture_output=True).returncode:
-            for command in (
-                [sys.executable, "-m", "venv", "--clear", str(folder / AWSCLI)],
-                [str(folder / AWSCLI / "bin" / "python"), "-m", "pip", "install", "--quiet", AWSCLI],
-            ):
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    pytest.skip(f"{AWSCLI} cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
-    return str(program)
+    """Path of ``aws``."""
+    return str(environment_with("awscli==1.46.3") / "aws")
 
 
 @pytest.fixture(scope="module")

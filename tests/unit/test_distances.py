@@ -49,10 +49,22 @@ def test_wasserstein_is_scipys_for_values_that_lie_evenly_in_their_bins():
     ] * 2
     weights = [np.repeat(c / c.sum() / 200, 200) for c in counts]
     theirs = stats.wasserstein_distance(spread[0], spread[1], weights[0], weights[1])
-    ours = d.wasserstein(*counts, edges.tolist(), bounds[0], bounds[-1], 1.0)
+    place = edges.tolist(), bounds[0], bounds[-1]
+    ours = d.wasserstein(*counts, *place, 1.0, 0.0)
     assert ours == pytest.approx(theirs, rel=1e-3)
-    assert d.wasserstein(*counts, edges.tolist(), bounds[0], bounds[-1], 2.0) == pytest.approx(ours / 2)
-    assert d.wasserstein(*counts, edges.tolist(), bounds[0], bounds[-1], 0.0) is None
+    assert d.wasserstein(*counts, *place, 2.0, 0.0) == pytest.approx(ours / 2)
+    assert d.wasserstein(*counts, *place, 0.0, 0.0) is None
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.3])
+def test_wasserstein_is_scipys_for_values_that_all_moved_one_way(factor):
+    rng = np.random.default_rng(1)
+    reference, current = rng.lognormal(4, 1, 20_000), rng.lognormal(4, 1, 5_000) * factor
+    edges = np.quantile(reference, np.arange(1, 20) / 20)
+    counts = [np.bincount(np.searchsorted(edges, x), minlength=20) for x in (reference, current)]
+    low, high = min(reference.min(), current.min()), max(reference.max(), current.max())
+    ours = d.wasserstein(*counts, edges.tolist(), low, high, 10.0, current.mean() - reference.mean())
+    assert ours == pytest.approx(stats.wasserstein_distance(reference, current) / 10, rel=1e-3)
 
 
 def test_the_binned_distance_falls_short_by_one_bin_at_most():
@@ -132,7 +144,7 @@ def test_any_counts_have_finite_distances(reference, data):
         d.jensen_shannon(reference, current),
         d.total_variation(reference, current),
         d.kolmogorov_smirnov(reference, current),
-        d.wasserstein(reference, current, edges, -1.0, 99.0, 1e-300),
+        d.wasserstein(reference, current, edges, -1.0, 99.0, 1e-300, data.draw(st.floats(-1e308, 1e308))),
         d.chi_square(reference, current)[0],
         d.psi_tail(0.1, len(reference), sum(reference), sum(current)),
         d.kolmogorov_tail(0.1, sum(reference), sum(current)),

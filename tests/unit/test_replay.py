@@ -83,7 +83,7 @@ def test_decisions_that_flip_and_what_they_are_worth(run: SimpleNamespace) -> No
     assert table["payments"].tolist() == [1, 1, 1, 1]
     assert table.loc["let through before, reviewed now"].tolist() == [1, 40.0, 1, 1, 40.0]
     assert table.loc["reviewed before, let through now"].tolist() == [1, 10.0, 1, 0, 0.0]
-    assert done.sentence() == "Of 4 captured requests **2 are decided otherwise** (50.0%), worth 50.00."
+    assert done.sentence() == "Of 4 captured requests **2 are decided otherwise** (50 %), worth 50.00."
 
 
 def test_only_live_traffic_of_the_champion_is_replayed(run: SimpleNamespace) -> None:

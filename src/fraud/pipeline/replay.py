@@ -18,6 +18,7 @@ import pandas as pd
 from fraud.errors import QualityGateError
 from fraud.pipeline import scored
 from fraud.pipeline.runs import Run, now
+from fraud.plaintext import percent
 from fraud.schema import Schema
 
 HOUR = 3600.0
@@ -81,7 +82,7 @@ class Replay:
         if not self.n:
             return "There is no captured traffic to replay."
         flips = self.rows[self.rows["before"] != self.rows["after"]]
-        said = f"Of {self.n:,} captured requests **{len(flips):,} are decided otherwise** ({len(flips) / self.n:.1%})"
+        said = f"Of {self.n:,} captured requests **{len(flips):,} are decided otherwise** ({percent(len(flips) / self.n)})"
         said += f", worth {flips['amount'].sum():,.2f}." if flips["amount"].notna().any() else "."
         if self.refused:
             most, count = self.refused.most_common(1)[0]
