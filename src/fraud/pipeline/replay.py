@@ -82,7 +82,8 @@ class Replay:
         if not self.n:
             return "There is no captured traffic to replay."
         flips = self.rows[self.rows["before"] != self.rows["after"]]
-        said = f"Of {self.n:,} captured requests **{len(flips):,} are decided otherwise** ({percent(len(flips) / self.n)})"
+        share = percent(len(flips) / self.n)
+        said = f"Of {self.n:,} captured requests **{len(flips):,} are decided otherwise** ({share})"
         said += f", worth {flips['amount'].sum():,.2f}." if flips["amount"].notna().any() else "."
         if self.refused:
             most, count = self.refused.most_common(1)[0]
