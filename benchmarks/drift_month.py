@@ -1,7 +1,7 @@
 """False alarms of months without drift, as the product runs: a check every hour, over the last 24 hours.
 
 Windows that overlap make one chance last for many checks, so alarms are counted as people get them: a verdict DRIFT
-after one that was none. Traffic that has not changed is the history itself in another order: each hour of a month is an
+where none was within a day, as the drift alarm counts it, too. Traffic that has not changed is the history itself in another order: each hour of a month is an
 hour of the history at the same time of day, payments of one hour together, so that a card's burst stays a burst. Beside
 it stands the traffic that really followed, month by month; there some columns of the sample move after all. The model
 stays the same for all that time, as if nobody ever retrained.
@@ -13,6 +13,7 @@ stays the same for all that time, as if nobody ever retrained.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def live_through(world: World, hours: Iterator[pl.DataFrame], seen: Seen) -> Non
     window: deque[tuple[Sketch, float, int]] = deque(maxlen=DAY)
     _, of = persistence(POLICY)
     signals: deque[bool] = deque(maxlen=of - 1)
-    before, was, ran = float(world.history[AMOUNT].mean()), False, False
+    before, last, ran = float(world.history[AMOUNT].mean()), -math.inf, False
     for k, frame in enumerate(hours):
         window.append(counted(world, frame))
         if len(window) < DAY:
@@ -82,11 +83,12 @@ def live_through(world: World, hours: Iterator[pl.DataFrame], seen: Seen) -> Non
         seen.payments += whole.n
         seen.signals += verdict["signal"]
         seen.drift += drifts
-        seen.alarms += drifts and not was
+        new = drifts and k - last > DAY
+        seen.alarms += new
         seen.simple += runs and not ran
-        if drifts and not was:
+        if new:
             seen.why.update({f"{r['rule']} {r['feature']}".strip() for r in verdict["rules"] if r["fired"]})
-        was, ran = drifts, runs
+        last, ran = (k if drifts else last), runs
 
 
 def by_hour(frame: pl.DataFrame) -> list[pl.DataFrame]:

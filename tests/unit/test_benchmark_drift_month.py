@@ -28,8 +28,8 @@ def test_hours_hold_every_payment_and_keep_their_time_of_day():
             assert {(second - begin) // 3600 % 24 for second in hour[month.TIME].to_list()} <= {k % 24}
 
 
-def test_a_lasting_verdict_is_one_alarm(monkeypatch):
-    said = iter("....DDDD..DD.sD")
+def test_a_verdict_is_one_alarm_until_it_has_been_another_for_a_day(monkeypatch):
+    said = iter("....DDDD..DD.sD" + 23 * "." + "D" + 24 * "." + "D")
     rule = {"rule": "psi", "feature": "x", "fired": True}
     given = []
 
@@ -53,9 +53,9 @@ def test_a_lasting_verdict_is_one_alarm(monkeypatch):
     monkeypatch.setattr(month, "counted", lambda world, frame: (Counted(), frame, 1))
     world = SimpleNamespace(baseline=None, schema=None, history={month.AMOUNT: pl.Series([10.0])})
     seen = month.Seen()
-    amounts = [10.0] * 26 + [400.0] + [10.0] * 11  # of the windows of a day the third to the last but none
+    amounts = [10.0] * 26 + [400.0] + [10.0] * 60  # of the windows of a day the third to the last but none
     month.live_through(world, iter(amounts), seen)
-    assert (seen.checks, seen.signals, seen.drift, seen.alarms) == (15, 8, 7, 3)
-    assert seen.why == {"psi x": 3} and seen.payments == 150
+    assert (seen.checks, seen.signals, seen.drift, seen.alarms) == (64, 10, 9, 2)
+    assert seen.why == {"psi x": 2} and seen.payments == 640
     assert given[5] == [True, False] and given[8] == [True, True]
     assert seen.simple == 1  # it stays in the window, so it is one
