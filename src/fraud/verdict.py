@@ -139,7 +139,7 @@ def judge(
         _keep_what_is_new(applied, season, sketch, policy)
     for one in applied:
         one["fired"] = one["fired"] and enough
-    on_truth = (performance or {}).get("rules", ())  # they share a false alarm rate of their own
+    on_truth = (performance or {}).get("rules", ())  # the other half of the false alarm rate is theirs
     found = sorted([*applied, *on_truth], key=_rank)
     fired = [one for one in found if one["fired"]]
     signal = bool(fired)

@@ -7,37 +7,15 @@ import io
 import json
 from pathlib import Path
 
-import boto3
 import polars as pl
 import pytest
 from delivered import HEAD, ROLES, keys, table
-from moto import mock_aws
 
 from fraud.errors import DataError
 from fraud.pipeline import conversion, history, tables
 from fraud.pipeline.roles import Roles
-from fraud.pipeline.storage import Storage
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-@pytest.fixture(scope="module")
-def client():
-    with pytest.MonkeyPatch.context() as patch, mock_aws():
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        yield boto3.client("s3", region_name="eu-west-1")
-
-
-@pytest.fixture
-def storage(client):
-    client.create_bucket(Bucket="loop", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    made = Storage("loop", client, wait=0)
-    yield made
-    for key in made.list_keys(""):
-        made.delete(key)
-    client.delete_bucket(Bucket="loop")
 
 
 def frame(storage, found):
