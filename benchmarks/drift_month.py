@@ -1,10 +1,10 @@
 """False alarms of months without drift, as the product runs: a check every hour, over the last 24 hours.
 
 Windows that overlap make one chance last for many checks, so alarms are counted as people get them: a verdict DRIFT
-where none was within a day, as the drift alarm counts it, too. Traffic that has not changed is the history itself in another order: each hour of a month is an
-hour of the history at the same time of day, payments of one hour together, so that a card's burst stays a burst. Beside
-it stands the traffic that really followed, month by month; there some columns of the sample move after all. The model
-stays the same for all that time, as if nobody ever retrained.
+where none was within a day, as the drift alarm counts, too. Traffic that has not changed is the history itself in
+another order: each hour of a month is an hour of the history at the same time of day, payments of one hour together, so
+that a card's burst stays a burst. Beside it stands the traffic that really followed, month by month; there some columns
+of the sample move after all. The model stays the same for all that time, as if nobody ever retrained.
 
     python benchmarks/drift_month.py             a year at each of three volumes, and what followed: about 20 minutes
     python benchmarks/drift_month.py --months 1 --worlds 1    a quick look
