@@ -22,14 +22,13 @@ from fraud.hours import BUCKET, HOUR, hours_of
 from fraud.moment import iso, seconds
 from fraud.plaintext import percent
 from fraud.schema import Schema
-from fraud.verdict import DRIFT, MISSING_CAPTURE, OK, POLICY, SCHEMA_CHANGED, VERDICTS, persistence
+from fraud.verdict import DRIFT, JUDGED, MISSING_CAPTURE, POLICY, VERDICTS, persistence
 from fraud.window import VARIANT, Window
 
 CAPTURE_DELAY = 900.0  # seconds until captured data has arrived for sure
 CARRIED = 600.0  # seconds of an hour whose requests may lie in a file that was opened the hour before
 COMPLETE, USABLE = 0.9, 0.5  # share of the calls that is captured: below the first people are told
 FEW = 20  # calls of which nothing is concluded
-JUDGED = (OK, DRIFT, SCHEMA_CHANGED)  # verdicts on enough traffic
 WEEK = 7 * 24 * HOUR
 DAY = 24 * HOUR
 METRICS = ("Invocations", "Invocation4XXErrors", "Invocation5XXErrors")

@@ -43,11 +43,15 @@ def topics(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def _groups(verdict: Mapping[str, Any]) -> dict[str, list[Rule]]:
-    """Rules that fired, by cause."""
+    """Rules that fired, by cause; a distribution that only lost values is no cause of its own."""
     groups: dict[str, list[Rule]] = {}
-    for rule in verdict["rules"]:
-        if rule["fired"]:
-            groups.setdefault(_cause(rule), []).append(rule)
+    fired = [rule for rule in verdict["rules"] if rule["fired"]]
+    lost = {rule["feature"] for rule in fired if rule["rule"] == "missing"}
+    for rule in fired:
+        bare = rule.get("without_missing")
+        if rule["rule"] == "psi" and rule["feature"] in lost and bare is not None and bare < rule["threshold"]:
+            continue
+        groups.setdefault(_cause(rule), []).append(rule)
     return groups
 
 
@@ -83,8 +87,9 @@ def _repeated(rules: list[Rule]) -> str:
 def _missing(rules: list[Rule]) -> str:
     worst = max(rules, key=lambda rule: abs((rule["current"] or 0.0) - (rule["reference"] or 0.0)))
     who = f"{shown(worst['feature'], 30)}: " if len(rules) > 1 else ""
+    lost = "they are" if len(rules) > 1 else "it is"
     return (
-        f"Ask who delivers {_names(rules)} why it is missing ({who}{percent(worst['current'])} of payments instead of "
+        f"Ask who delivers {_names(rules)} why {lost} missing ({who}{percent(worst['current'])} of payments instead of "
         f"{percent(worst['reference'])}). Retrain only if it will not come back."
     )
 

@@ -50,31 +50,37 @@ def figure(value: float | None) -> str:
 
     Examples
     --------
-    >>> figure(1234567.8), figure(0.00123456), figure(3.0), figure(None), figure(1e200), figure(-0.0)
-    ('1,234,568', '0.001235', '3', '–', '1e+200', '0')
+    >>> figure(1234567.8), figure(0.00123456), figure(3.0), figure(None), figure(1e200), figure(-0.0), figure(-2.5)
+    ('1,234,568', '0.001235', '3', '–', '1e+200', '0', '−2.5')
     """
     if value is None or value != value:
         return "–"
     value = value + 0.0  # no negative zero
-    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:,.4g}"
+    size = abs(value)
+    return ("−" if value < 0 else "") + (f"{size:,.0f}" if 10_000 <= size < 1e15 else f"{size:,.4g}")
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, with as many digits as it takes to tell it from nothing.
+    """A share in percent, with as many digits as it takes to tell it from nothing, and from all.
 
     Examples
     --------
     >>> percent(0.256), percent(0.0123), percent(0.00004), percent(0.0), percent(None), percent(2.5)
     ('26 %', '1.2 %', '0.004 %', '0 %', '–', '250 %')
+    >>> percent(0.9971), percent(1.0), percent(1e300)
+    ('99.71 %', '100 %', '1e+302 %')
     """
     if share is None or share != share:
         return "–"
     if share == 0:
         return "0 %"
     value = 100 * share
-    if abs(value) >= 10:
+    if abs(value) >= 1e6:
+        return f"{value:.3g} %"
+    short = min(abs(value), 100 - value) if value < 100 else 100.0  # of nothing, or of all
+    if short >= 1 and abs(value) >= 10 or not short:
         return f"{value:,.0f} %"
-    digits = max(1, 1 - math.floor(math.log10(abs(value)))) if abs(value) < 1 else 1
+    digits = max(1, 1 - math.floor(math.log10(short))) if short < 1 else 1
     return f"{value:.{min(digits, 6)}f}".rstrip("0").rstrip(".") + " %"
 
 
@@ -96,10 +102,10 @@ def money(value: float) -> str:
 
     Examples
     --------
-    >>> money(1234.6), money(4.256), money(5.0), money(-120.0)
-    ('1,235', '4.26', '5', '-120')
+    >>> money(1234.6), money(4.256), money(5.0), money(-120.0), money(1e300)
+    ('1,235', '4.26', '5', '−120', '1e+300')
     """
-    return (f"{value:,.2f}" if abs(value) < 10 else f"{value:,.0f}").removesuffix(".00")
+    return (f"{value:,.2f}" if 0.005 <= abs(value) < 9.995 else figure(round(value))).removesuffix(".00")
 
 
 def bar(share: float | None, width: int = 10) -> str:

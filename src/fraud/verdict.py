@@ -10,12 +10,14 @@ from fraud import rules, wording
 from fraud.distances import false_discovery_adjusted
 from fraud.errors import ParameterError
 from fraud.moment import iso
+from fraud.plaintext import count
 from fraud.schema import showable
 from fraud.sketch import Sketch
 
 OK, DRIFT = "OK", "DRIFT"
 INSUFFICIENT_DATA, MISSING_CAPTURE, SCHEMA_CHANGED = "INSUFFICIENT_DATA", "MISSING_CAPTURE", "SCHEMA_CHANGED"
 VERDICTS = (OK, DRIFT, INSUFFICIENT_DATA, MISSING_CAPTURE, SCHEMA_CHANGED)
+JUDGED = (OK, DRIFT, SCHEMA_CHANGED)  # on enough traffic
 
 POLICY: dict[str, Any] = {
     "window_hours": 24,
@@ -152,7 +154,7 @@ def judge(
         verdict, sentence = MISSING_CAPTURE, wording.missing(invocations, captured, unreadable)
     elif not enough and not by_truth:
         verdict = INSUFFICIENT_DATA
-        sentence = f"Too little traffic to judge: {n:,} payments where {policy['min_records']:,} are needed."
+        sentence = f"Too little traffic to judge: {count(n, 'payment')} where {policy['min_records']:,} are needed."
     elif changed:
         verdict, sentence = SCHEMA_CHANGED, f"Payments no longer have the fields the model knows: {'; '.join(changed)}."
     elif signal and signals >= needed:

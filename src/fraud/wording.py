@@ -23,7 +23,7 @@ def reason(rule: Mapping[str, Any]) -> str:
     if kind == "mean_shift":
         sign = "+" if rule["direction"] == "up" else "−"
         figures = f"{figure(after)} instead of {figure(before)}"
-        return f"{feature} averages {figures} ({sign}{100 * score:,.0f} %, limit {100 * limit:.0f} %)"
+        return f"{feature} averages {figures} ({sign}{percent(score)}, limit {percent(limit)})"
     if kind == rules.MISSING:
         return f"{feature} is missing in {percent(after)} of payments instead of {percent(before)}"
     if kind == rules.UNSEEN:

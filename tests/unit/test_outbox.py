@@ -54,7 +54,8 @@ def office(monkeypatch, storage):
         @staticmethod
         def fill(verdict="DRIFT", **deployed):
             found = kit.verdict_of(kit.schema_of(4), verdict)
-            record = {"verdict": found, "verdict_name": verdict, "sentence": found["sentence"], "brief": BRIEF}
+            brief = BRIEF if verdict == "DRIFT" else BRIEF | {"causes": []}
+            record = {"verdict": found, "verdict_name": verdict, "sentence": found["sentence"], "brief": brief}
             storage.write_json("runs/r1/04_drift_report.json", record | {"twin": ["DRIFT: in words"]})
             storage.write_json("runs/r1/02_train.json", TRAINED)
             storage.write_json("runs/r1/03_deploy.json", DEPLOYED | deployed)
@@ -88,7 +89,8 @@ def test_an_alarming_report_goes_to_those_who_asked_for_drift(office, verdict):
     outbox.report(office.run, STEPS, office.said.append)
     (letter,) = office.letters()
     assert letter["To"] == "drift@example.com"
-    assert letter["Subject"] == f"[fraud] 2026-03-05 {verdict} fraud · V1: missing 5 % → 60 %"
+    what = "V1: missing 5 % → 60 %" if verdict == "DRIFT" else "Payments no longer look like what the model learnt: "
+    assert letter["Subject"].startswith(f"[fraud] 2026-03-05 {verdict} fraud · {what}")
     html = letter.get_body(("html",)).get_content()
     assert "It costs 280 per day." in html and "Ask whether prices moved." in html
     assert letter.get_body(("plain",)).get_content().startswith("DRIFT: in words\n")
@@ -139,6 +141,16 @@ def test_a_failed_run_names_notebook_and_error_and_how_to_go_on(office):
     assert "FAILED: The training job t failed: no memory" in text and "Last lines of its log: killed" in text
     assert "stopped in 02_train, cell 4 with TrainingJobError" in text
     assert "`fraud run --run-id r1 --from 02`" in text and attachments(letter) == ["02_train.html"]
+
+
+@pytest.mark.parametrize(
+    ("deployed", "said"), [(True, "What 03_deploy did to the endpoint stays"), (False, "as it is")]
+)
+def test_a_failed_run_says_what_serves(office, storage, deployed, said):
+    if not deployed:
+        storage.delete("runs/r1/03_deploy.json")
+    outbox.failed(office.run, STEPS[3], "04_drift_report, cell 5: ValueError: no", office.said.append)
+    assert said in " ".join(office.bodies()[0].split())
 
 
 def test_a_run_that_waits_says_what_to_type(office):

@@ -89,5 +89,13 @@ def test_the_page_shows_results_and_hides_code():
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 
+def test_a_link_to_another_notebook_is_its_name_alone():
+    """Who got this page by mail has no other."""
+    page = render_html(
+        new_notebook(cells=[new_markdown_cell("see [03 Deploy](03_deploy.ipynb) and [a](#b)")]), title="t"
+    )
+    assert "see 03 Deploy and" in page and "03_deploy" not in page
+
+
 def test_a_figure_by_content_id_is_kept():
     assert 'src="cid:figure-1"' in sanitise('<img src="cid:figure-1" alt="f">')

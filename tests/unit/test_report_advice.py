@@ -56,6 +56,27 @@ def test_features_of_one_cause_share_a_line():
     assert "V0, V1, V2 and 6 more moved" in advice(findings(rules))[0]
 
 
+def test_a_distribution_that_only_lost_values_is_asked_for_once():
+    lost = kit.rule("missing", "V1", 0.5, 0.1, True, reference=0.05, current=0.6)
+    same = kit.rule("psi", "V1", 0.5, 0.25, True, without_missing=0.02)
+    assert not any("another currency" in one for one in advice(findings([lost, same])))
+    other = kit.rule("psi", "V1", 0.5, 0.25, True, without_missing=0.3)
+    assert any("V1 moved" in one for one in advice(findings([lost, other])))
+    assert any("V1 moved" in one for one in advice(findings([same])))
+
+
+def test_the_outlook_does_not_contradict_what_else_is_said():
+    moved, truth = CASES["psi"][0], CASES["recall"][0]
+    assert "no model can learn it" in advice(findings([moved]))[-1]
+    assert "no model can learn it" not in " ".join(advice(findings([truth])))  # labels are what said so
+    paused = findings([moved])
+    paused.state = {"paused": True}
+    assert advice(paused)[-1].startswith("Retraining is paused, so none starts by itself")
+    here = findings([moved])
+    here.source = "this report"
+    assert advice(here)[-1].startswith("Only the drift check starts a retraining")
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -99,7 +120,6 @@ def test_equal_decisions_in_a_row_are_one_line():
         ["2026-03-05 09:00 to 2026-03-05 10:00, 2 times", "not started"],
         ["2026-03-05 08:00", "started e-1"],
     ]
-    assert list(table.marked) == [False, True]
 
 
 def test_codes_are_said_in_the_governors_words_where_a_record_has_none():

@@ -12,13 +12,13 @@ from fraud.pipeline.report_money import Costs, costs_of, money_of
 COSTS = Costs(review_cost=5.0, fraud_cost=25.0, review_rate=0.02, loss=0.5, worth=100.0)
 
 
-def findings(n=1_000, hours=24.0, labels=(), costs=COSTS, performance=None):
+def findings(n=1_000, hours=24.0, labels=(), costs=COSTS, performance=None, verdict="DRIFT", capped=0, sampled=1.0):
     """Payments with score 0.01 (approved) and amount 75, of which the first have truth."""
     traffic = Traffic([0.0] * n, [0.01] * n, [75.0] * n, [f"p{k}" for k in range(n)])
     window = {"start": iso(kit.END - 3600 * hours), "end": iso(kit.END)}
-    verdict = {"n": n, "window": window, "performance": performance}
+    verdict = {"verdict": verdict, "n": n, "capped": capped, "window": window, "performance": performance}
     truth = {f"p{k}": SimpleNamespace(label=label) for k, label in enumerate(labels)}
-    return Findings(verdict, "the drift check", {}, None, 0.5, traffic, truth, costs)
+    return Findings(verdict, "the drift check", {}, None, 0.5, traffic, truth, costs, sampled=sampled)
 
 
 def test_costs_are_those_of_training():
@@ -44,6 +44,19 @@ def test_more_reviews_cost_more():
         in found.sentences[1]
     )
     assert "truth has arrived for none of 1,000 payments; at training's quality 500 per day" in found.sentences[2]
+
+
+def test_what_is_not_captured_or_not_compared_costs_as_well():
+    found = money_of(findings(n=90, capped=10, sampled=0.1), (0.02, 0.05))
+    assert found.reviews == pytest.approx(150.0)
+    assert "50 per day instead of 20" in found.sentences[1]
+
+
+@pytest.mark.parametrize("verdict", ["INSUFFICIENT_DATA", "MISSING_CAPTURE"])
+def test_of_what_cannot_be_judged_no_money_is_told(verdict):
+    found = money_of(findings(verdict=verdict), (0.02, 0.05))
+    assert (found.reviews, found.lost) == (None, None)
+    assert [sentence[:26] for sentence in found.sentences] == ["Money cannot be told: what"]
 
 
 def test_fewer_reviews_cost_less_and_half_a_day_is_scaled():

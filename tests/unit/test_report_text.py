@@ -94,11 +94,12 @@ def test_what_moved_is_named_by_feature_or_by_what_is_watched_as_a_whole():
         kit.rule("review_rate", "score", 0.1, 0.06, True, reference=0.02, current=0.12),
         kit.rule("repeated", "V4", 0.09, 0.06, False, reference=0.0, current=0.09, value=1.0),
     ]
-    assert verdict_view.causes({"rules": rules}, 9) == [
+    assert verdict_view.causes({"verdict": "DRIFT", "rules": rules}, 9) == [
         "share of fraud 3.5 % → 6.7 %",
         "TransactionAmt: mean +51 % (141.7 → 213.5)",
         "share sent to review 2 % → 12 %",
     ]
+    assert verdict_view.causes({"verdict": "SCHEMA_CHANGED", "rules": rules}) == []  # that is another matter
     assert [verdict_view.rule_name(rule) for rule in rules] == [
         "share of fraud",
         "TransactionAmt · mean shift",
@@ -107,3 +108,21 @@ def test_what_moved_is_named_by_feature_or_by_what_is_watched_as_a_whole():
         "V4 · repeated",
     ]
     assert verdict_view.change(rules[4]) == "the value 1: 0 % → 9 %"
+
+
+def test_the_last_bin_is_always_named():
+    for bins in range(1, 40):
+        named = drift_plots._named(bins)
+        assert named[-1] == bins - 1 and named == sorted(set(named)) and len(named) <= 11
+    assert drift_plots._named(10) == list(range(10))
+
+
+def test_plain_text_is_no_wider_than_a_mail_and_parts_no_word():
+    words = "a description that goes on and on, longer than any line of a mail could ever be, 80 % of it at least"
+    table = Table(["feature", "how", "gain"], [["V1", words, "6.5 %"], ["V2", "short", ""]], [True], left=(1,))
+    lines = table.text().splitlines()
+    assert max(map(len, lines)) <= 78 and lines[1].startswith("! V1 ")
+    flat = " ".join(" ".join(lines).split())
+    assert all(word in flat for word in words.split()) and not any(line.lstrip().startswith("%") for line in lines)
+    assert [line for line in lines if line.startswith("! ")] == [lines[1]]
+    assert Prose([f"{'x' * 73} 80 % of it"]).text() == f"{'x' * 73}\n80 % of it"

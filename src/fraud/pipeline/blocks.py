@@ -7,13 +7,15 @@ stands in the plain-text twin and in the e-mail.
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-COLUMNS = 100  # of the plain text
+COLUMNS = 76  # of the plain text, as mail has it
+KEPT = "\N{NO-BREAK SPACE}%"  # a per cent sign that stays beside its number while lines are broken
 
 
 class Block(Protocol):
@@ -49,11 +51,26 @@ def with_code(text: str) -> str:
 
 
 def wrapped(text: str, indent: str = "", first: str | None = None) -> str:
-    """Text in lines of at most 100 characters."""
+    """Text in lines of at most 76 characters; a per cent sign stays beside its number."""
     start = indent if first is None else first
-    return textwrap.fill(
-        text, COLUMNS, initial_indent=start, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
+    kept = text.replace(" %", KEPT)
+    lines = textwrap.fill(
+        kept, COLUMNS, initial_indent=start, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
     )
+    return lines.replace(KEPT, " %")
+
+
+def narrowed(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Widths of columns that fit into a line: the widest gives way, but no word is parted."""
+    cells = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in cells]
+    least = [max((len(word) for cell in column for word in cell.split(" ")), default=0) for column in cells]
+    while sum(widths) + 2 * len(widths) > COLUMNS:
+        widest = max(range(len(widths)), key=lambda k: widths[k] if widths[k] > least[k] else -1)
+        if widths[widest] <= least[widest]:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 @dataclass(frozen=True)
@@ -164,19 +181,26 @@ class Table:
         return k < len(self.marked) and self.marked[k]
 
     def text(self) -> str:
-        """As plain text, in columns."""
+        """As plain text, in columns; a cell that is too wide goes on in the next line."""
         if not self.rows:
             return wrapped(self.empty)
-        widths = [max(len(row[k]) for row in [self.columns, *self.rows]) for k in range(len(self.columns))]
-        lines = []
+        rows = [[cell.replace(" %", KEPT) for cell in row] for row in [self.columns, *self.rows]]
+        widths = narrowed(rows)
+        lines: list[str] = []
         marks = ["  ", *("! " if self._marks(k) else "  " for k in range(len(self.rows)))]
-        for mark, row in zip(marks, [self.columns, *self.rows], strict=True):
-            cells = [
-                cell.ljust(size) if self.is_left(k) else cell.rjust(size)
-                for k, (cell, size) in enumerate(zip(row, widths, strict=True))
+        for mark, row in zip(marks, rows, strict=True):
+            parts = [
+                textwrap.wrap(cell, size, break_on_hyphens=False) if size else []
+                for cell, size in zip(row, widths, strict=True)
             ]
-            lines.append((mark + "  ".join(cells)).rstrip())
-        return "\n".join([*lines, *([wrapped(self.note)] if self.note else [])])
+            for nth, line in enumerate(itertools.zip_longest(*parts, fillvalue="")):
+                cells = [
+                    cell.ljust(size) if self.is_left(k) else cell.rjust(size)
+                    for k, (cell, size) in enumerate(zip(line, widths, strict=True))
+                ]
+                lines.append(((mark if not nth else "  ") + "  ".join(cells)).rstrip())
+        table = "\n".join(lines).replace(KEPT, " %")
+        return "\n".join([table, *([wrapped(self.note)] if self.note else [])])
 
 
 def _class(kind: str) -> str:

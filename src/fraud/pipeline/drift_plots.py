@@ -97,19 +97,31 @@ def plot_distributions(panels: Sequence[Mapping[str, Any]]) -> Figure:
         place = np.arange(len(panel["labels"]))
         trained, live = ([100 * value for value in panel[name]] for name in ("reference", "current"))
         ax.bar(place, trained, width=0.9, color=TRAINED, alpha=0.7, label="trained on")
-        ax.step(place, live, where="mid", color=LIVE, lw=1.6, label="live")
-        ax.set_title(plain(panel["feature"]), fontsize=9)
-        step = max(1, len(place) // 4)
-        ax.set_xticks(place[::step], [plain(label, 9) for label in panel["labels"][::step]], fontsize=7, rotation=20)
+        if any(live):
+            ax.step(place, live, where="mid", color=LIVE, lw=1.6, label="live")
+        ax.set_title(plain(panel["feature"]) + ("" if any(live) else ": no payments"), fontsize=9)
+        named = _named(len(place))
+        small, turned = (6, 45) if len(named) > 6 else (7, 20)
+        ax.set_xticks(named, [plain(panel["labels"][k], 9) for k in named], fontsize=small, rotation=turned)
         ax.set_ylabel("rows (%)", fontsize=8)
     if panels:
         axes.flat[0].legend(frameon=False, fontsize=8)
     return drawn
 
 
+def _named(bins: int, most: int = 11) -> list[int]:
+    """The bins that get their name below the axis: all of a few, else some, and always the last."""
+    if bins <= most:
+        return list(range(bins))
+    step = bins // 4
+    return [*(k for k in range(0, bins, step) if bins - 1 - k >= step // 2), bins - 1]
+
+
 def distributions_in_words(panels: Sequence[Mapping[str, Any]]) -> str:
     """Say what `plot_distributions` shows: of each panel the bin that changed most."""
     said = []
+    if panels and not any(any(panel["current"]) for panel in panels):
+        return "Shares of payments by bin at training; there are no payments to compare with."
     for panel in panels:
         bins = zip(panel["labels"], panel["reference"], panel["current"], strict=True)
         label, before, after = max(bins, key=lambda item: abs(item[2] - item[1]), default=("", 0.0, 0.0))
@@ -196,7 +208,7 @@ def plot_course(seen: Course) -> Figure:
         ax.set_ylim(0, 1.15 * unit * max([*values, before or 0.0, 1e-9]))
         ax.set_ylabel(label)
         ax.set_xlabel("time (UTC)")
-    axes[1].legend(frameon=False, fontsize=8)
+    drawn.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return drawn
 
 

@@ -15,7 +15,8 @@ from fraud.moment import iso
 from fraud.pipeline.render import TEMPLATES
 from fraud.pipeline.runs import Run, check_run_id, dumps
 from fraud.pipeline.storage import Storage
-from fraud.plaintext import shown, sparkline
+from fraud.pipeline.verdict_view import multiple
+from fraud.plaintext import count, shown, sparkline
 
 REPORT = "04_drift_report"
 MOST = 200  # reports that are listed
@@ -216,6 +217,6 @@ def _in_words(levels: Sequence[float | None]) -> str:
     if not known:
         return "no check could judge"
     return (
-        f"largest drift score as a multiple of its limit, last {len(levels)} checks: "
-        f"from {min(known):.2f} to {max(known):.2f}, last {known[-1]:.2f}"
+        f"largest drift score as a multiple of its limit, last {count(len(levels), 'check')}: "
+        f"from {multiple(min(known))} to {multiple(max(known))}, last {multiple(known[-1])}"
     )

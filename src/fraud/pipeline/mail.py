@@ -100,7 +100,7 @@ class Letter:
         return "\n".join(["\n\n".join(part.text() for part in parts), "", *self._places()])
 
     def _places(self) -> list[str]:
-        return [f"{name}: {address}{f' ({link})' if link else ''}" for name, address, link in self.places]
+        return [f"{name}: {address}" + (f"\n  {link}" if link else "") for name, address, link in self.places]
 
 
 def figures_of(notebook: Any, most: int = 2) -> list[Picture]:

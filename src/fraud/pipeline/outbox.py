@@ -156,7 +156,10 @@ def failure_letter(run: Run, step: str, error: str) -> mail.Letter:
     again = f"`fraud run --run-id {run.run_id} --from {step[:2]}`"
     sentence, rest = _first(said)
     topic, kind, to_do = "", "FAILED", [f"Mend it, then go on where it stopped, with the same parameters: {again}"]
-    small = ["The endpoint stays as it is; nothing of this run counts until it is whole."]
+    stays = "The endpoint stays as it is"
+    if run.storage.exists(run.key(f"{DEPLOY}.json")):
+        stays = "What 03_deploy did to the endpoint stays"
+    small = [f"{stays}; nothing of this run counts until it is whole."]
     if name == "ApprovalError" and "waits for approval" in said:
         kind, topic = "WAITS", f"{run.run_id} waits for approval"
         option = "" if endpoint == "fraud" else f" --endpoint {endpoint}"
@@ -218,7 +221,7 @@ def _place(name: str, run: Run, file: str) -> tuple[str, str, str]:
 
 def _history(run: Run, endpoint: str) -> list[tuple[str, str, str]]:
     key = f"drift/{endpoint}/reports/index.html"
-    return [("All reports", f"s3://{run.bucket}/{key}", link(run.bucket, key))]
+    return [("All reports (or type fraud reports)", f"s3://{run.bucket}/{key}", link(run.bucket, key))]
 
 
 def link(bucket: str, key: str) -> str:

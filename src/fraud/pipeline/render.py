@@ -95,5 +95,5 @@ def render_html(notebook: Any, *, title: str, footer: str = "") -> str:
     body, _ = HTMLExporter(config=config).from_notebook_node(notebook)
     body = re.sub(r'<a class="anchor-link"[^>]*>.*?</a>', "", body)
     body = body.replace('alt="No description has been provided for this image"', 'alt="figure"')
-    body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', body)  # the reports lie side by side
+    body = re.sub(r'<a href="\d\d_\w+\.ipynb">(.*?)</a>', r"\1", body)  # who got this page alone has no other
     return TEMPLATES.get_template("report.html.j2").render(title=title, body=sanitise(body), footer=footer)

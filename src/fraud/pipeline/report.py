@@ -17,18 +17,20 @@ from fraud.errors import DataError
 from fraud.moment import iso, seconds
 from fraud.pipeline import scored
 from fraud.pipeline.releases import read_release
+from fraud.pipeline.report_governor import HERE
 from fraud.pipeline.report_money import Costs, costs_of
 from fraud.pipeline.runs import Run, now
 from fraud.pipeline.strategies import VARIANT
 from fraud.pipeline.verdict_view import modern, summary_of
 from fraud.plaintext import count
 from fraud.schema import Schema
+from fraud.verdict import JUDGED
 from fraud.window import stored_window
 
 CHECKS = 48  # stored verdicts before this one, for the course of things
 DECISIONS = 24  # of the governor, the newest
 PAYMENTS = 500_000  # of the window looked at one by one, the newest
-CHECK, HERE = "the drift check", "this report"
+CHECK = "the drift check"
 
 
 @dataclass
@@ -80,6 +82,8 @@ class Findings:
         The governor's state.
     champion : str
         How the model compared with the one before it when it was trained; empty where that is not stored.
+    sampled : float
+        Share of the payments that is captured.
     """
 
     verdict: dict[str, Any]
@@ -95,12 +99,23 @@ class Findings:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     state: dict[str, Any] | None = None
     champion: str = ""
+    sampled: float = 1.0
 
     @property
     def span(self) -> float:
         """Length of the window (seconds)."""
         window = self.verdict["window"]
         return max(0.0, seconds(window["end"]) - seconds(window["start"]))
+
+    @property
+    def payments(self) -> float:
+        """Payments that were made: a caller may count for less than it sent, and only a part may be captured."""
+        return (self.verdict["n"] + self.verdict.get("capped", 0)) / self.sampled
+
+    @property
+    def judged(self) -> bool:
+        """Whether there was enough to judge."""
+        return self.verdict["verdict"] in JUDGED
 
 
 def verdict_keys(run: Run, endpoint_name: str) -> list[str]:
@@ -190,15 +205,17 @@ def find(run: Run, p: SimpleNamespace) -> Findings:
         decisions=_decisions(run, p.endpoint_name),
         state=run.storage.read_json(f"locks/drift/{p.endpoint_name}.json", default=None),
         champion=_champion(metrics),
+        sampled=float(released.get("capture_percentage", 100)) / 100,
     )
 
 
 def _traffic(run: Run, endpoint: str, window: tuple[float, float], schema: Schema, model_version: str) -> Traffic:
-    """The newest payments of the window that the model answered."""
-    found, amount = Traffic(), schema.roles.get("amount", "")
+    """The newest payments of the window that the model answered, each once however often it was delivered."""
+    found, amount, seen = Traffic(), schema.roles.get("amount", ""), set()
     for record in scored.records(run.storage, endpoint, *window, schema):
-        if record.model_version not in ("", model_version):
+        if record.model_version not in ("", model_version) or record.inference_id in seen:
             continue
+        seen.add(record.inference_id)
         value = record.transaction.get(amount)
         plain = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
         found.time.append(record.time)
@@ -252,6 +269,8 @@ def review_rates(findings: Findings) -> tuple[float, float | None]:
     """Share sent to review at training and in the window; the latter None without payments."""
     said = findings.verdict.get("review_rate") or {}
     before, after = said.get("reference"), said.get("current")
+    if before is None and findings.costs:
+        before = findings.costs.review_rate
     if before is None:
         score = findings.baseline["score"]
         bins = zip([*score["edges"], 1.0], score["counts"], strict=True)
@@ -276,8 +295,9 @@ def describe(findings: Findings) -> str:
         if verdict.get(name)
     ]
     return (
-        f"{verdict['n']:,} payments answered by model {verdict['model_version']} in {span}, "
-        f"{iso(verdict['window']['start'])} to {iso(verdict['window']['end'])}; judged by {findings.source}."
+        f"{count(verdict['n'], 'payment')} of endpoint {verdict['endpoint']}, answered by model "
+        f"{verdict['model_version']} in {span}, {iso(verdict['window']['start'])} to {iso(verdict['window']['end'])}; "
+        f"judged by {findings.source} at {iso(verdict['computed_at'])}."
         + (f" Left out: {', '.join(left)}." if left else "")
     )
 

@@ -10,11 +10,13 @@ from fraud.governor import in_words
 from fraud.moment import iso
 from fraud.pipeline.blocks import Block, Prose, Table
 from fraud.plaintext import count, shown
+from fraud.rules import ON_TRUTH
 
 if TYPE_CHECKING:
     from fraud.pipeline.report import Findings
 
 ROWS = 8
+HERE = "this report"  # made the verdict itself
 Record = Mapping[str, Any]
 
 
@@ -43,8 +45,7 @@ def decisions(findings: Findings) -> list[Block]:
         return [*found, Prose([_without_records(state)])]
     runs = [list(same) for _, same in groupby(findings.decisions, key=lambda one: (did(one), list(one["reasons"])))]
     rows = [[_period(same), did(same[0]), why_of(same[0])] for same in runs[:ROWS]]
-    marked = [bool(same[0].get("start")) for same in runs[:ROWS]]
-    return [*found, Table(["when (UTC)", "decision", "why"], rows, marked, left=(1, 2))]
+    return [*found, Table(["when (UTC)", "decision", "why"], rows, left=(1, 2))]
 
 
 def of_verdict(findings: Findings) -> Record | None:
@@ -57,16 +58,19 @@ def outlook(findings: Findings) -> str:
     """What becomes of the retraining that a drift verdict asks for."""
     decision = of_verdict(findings)
     known = sum(name in findings.truth for name in findings.traffic.inference_id)
-    labels = (
-        f"Truth has arrived for {count(known, 'payment')} of this window."
-        if known
-        else "No truth has arrived for this window: without labels of the new traffic no model can learn it."
-    )
+    by_truth = any(rule["fired"] and rule["rule"] in ON_TRUTH for rule in findings.verdict["rules"])
+    labels = f" Truth has arrived for {count(known, 'payment')} of this window." if known else ""
+    if not known and not by_truth:
+        labels = " No truth has arrived for this window: without labels of the new traffic no model can learn it."
     if decision and decision.get("start"):
-        return f"A retraining was started by itself ({shown(decision.get('execution_id'))}). {labels}"
+        return f"A retraining was started by itself ({shown(decision.get('execution_id'))}).{labels}"
     if decision:
-        return f"No retraining was started: {why_of(decision)} By hand it is `fraud run`. {labels}"
-    return f"A retraining starts by itself unless the governor holds it back; by hand it is `fraud run`. {labels}"
+        return f"No retraining was started: {why_of(decision)} By hand it is `fraud run`.{labels}"
+    if (findings.state or {}).get("paused"):
+        return f"Retraining is paused, so none starts by itself; by hand it is `fraud run`.{labels}"
+    if findings.source == HERE:
+        return f"Only the drift check starts a retraining, by its own verdict; by hand it is `fraud run`.{labels}"
+    return f"A retraining starts by itself unless the governor holds it back; by hand it is `fraud run`.{labels}"
 
 
 def did(one: Record) -> str:

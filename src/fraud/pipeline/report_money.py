@@ -95,11 +95,13 @@ def money_of(findings: Findings, rates: tuple[float, float | None]) -> Money:
     -------
     Money
     """
-    costs, n = findings.costs, int(findings.verdict["n"])
-    if n == 0:
+    costs = findings.costs
+    if not findings.verdict["n"]:
         return Money("day", sentences=["Money cannot be told: there are no payments in the window."])
+    if not findings.judged:
+        return Money("day", sentences=["Money cannot be told: what was captured is too little to stand for the rest."])
     by_day = findings.span >= SHORT
-    factor = n * 86_400 / findings.span if by_day else 1000.0  # payments that the unit stands for
+    factor = findings.payments * 86_400 / findings.span if by_day else 1000.0  # payments that the unit stands for
     found = Money("day" if by_day else "1,000 payments")
     reviews = _reviews(found, costs, rates, factor)
     lost = _lost(found, findings, factor)
@@ -129,9 +131,9 @@ def _lost(found: Money, findings: Findings, factor: float) -> str:
         return _of_cohort(found, costs, findings.verdict["performance"]["reference"], judged, factor)
     labels = [findings.truth[name].label if name in findings.truth else None for name in traffic.inference_id]
     known = sum(label is not None for label in labels)
-    expected = f"at training's quality {money(costs.loss * factor)} per {found.per} got through" if costs else ""
+    expected = f"at training's quality {money(costs.loss * factor)} per {found.per} would get through" if costs else ""
     if not known:
-        said = f"Fraud that goes through: not known, for truth has arrived for none of {len(labels):,} payments"
+        said = f"Fraud that goes through: not known, for truth has arrived for none of {count(len(labels), 'payment')}"
         return f"{said}; {expected}." if expected else f"{said}."
     rows = zip(labels, traffic.score, traffic.amount, strict=True)
     missed = [amount for label, score, amount in rows if label == 1 and score < findings.threshold]

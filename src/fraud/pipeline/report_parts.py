@@ -12,7 +12,7 @@ from fraud.pipeline.report import review_rates
 from fraud.pipeline.report_governor import decisions, outlook
 from fraud.pipeline.report_tables import missing, moved, repeated
 from fraud.pipeline.report_truth import on_truth, recorded
-from fraud.pipeline.verdict_view import causes, spark_levels
+from fraud.pipeline.verdict_view import causes, multiple, spark_levels
 from fraud.plaintext import count, sparkline
 from fraud.verdict import DRIFT
 
@@ -33,6 +33,7 @@ __all__ = [
     "panels",
     "recorded",
     "repeated",
+    "rules",
     "scores_over_time",
     "to_do",
     "twin",
@@ -65,14 +66,13 @@ def basis(findings: Findings) -> Prose:
     said = [report.describe(findings)]
     lasting, rate = findings.verdict.get("persistence"), findings.verdict.get("expected_false_alarms_per_month")
     if lasting and lasting["of"] > 1:
-        said.append(
-            f"{lasting['signals']} of the last {lasting['of']} checks had a signal, and {lasting['needed']} are drift."
-        )
+        needed = f"it takes {lasting['needed']} for DRIFT"
+        said.append(f"{lasting['signals']} of the last {lasting['of']} checks had a signal; {needed}.")
     if rate is not None:
         said.append(f"Without any drift these rules raise {rate:.2g} false alarms a month at most.")
     called, n = findings.verdict.get("invocations"), findings.verdict["n"]
     if called is not None:
-        said.append(f"The endpoint was called {called:,} times; {n:,} captured payments were compared.")
+        said.append(f"Captures were to be there of {count(called, 'call')}; {count(n, 'payment')} were compared.")
     return Prose([" ".join(said)])
 
 
@@ -85,9 +85,15 @@ def course(findings: Findings) -> Prose:
     return Prose(
         [
             f"Largest drift score of the last {count(len(levels), 'check')}, oldest first, as a multiple of its limit: "
-            f"{sparkline(levels)} (now {known[-1]:.2f}, highest {max(known):.2f}; half the height is the limit)."
+            f"{sparkline(levels)} ({'now' if levels[-1] is not None else 'last'} {multiple(known[-1])}, highest "
+            f"{multiple(max(known))}; half the height is the limit)."
         ]
     )
+
+
+def rules(findings: Findings) -> list[dict[str, Any]]:
+    """The rules whose scores mean something."""
+    return list(findings.verdict["rules"]) if findings.judged else []
 
 
 def panels(findings: Findings, most: int = 6) -> list[dict[str, Any]]:
@@ -111,7 +117,7 @@ def champion(findings: Findings) -> Prose:
 
 
 def twin(findings: Findings, test: str = "") -> list[str]:
-    """Everything the report says, as lines of plain text.
+    """What the report says, but for its figures, as lines of plain text.
 
     Parameters
     ----------
@@ -127,7 +133,7 @@ def twin(findings: Findings, test: str = "") -> list[str]:
         ("", [verdict(findings), money(findings)]),
         ("What to do", [to_do(findings)]),
         ("What this covers", [basis(findings), course(findings)]),
-        ("What moved", [moved(findings)]),
+        ("What moved", [moved(findings, narrow=True)]),
         ("What the model says", [model(findings)]),
         ("Missing and new", [missing(findings)]),
         ("Repeated values", [repeated(findings)]),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fraud.pipeline.report import Findings
 
 TOP = 12
+NOTHING = "Nothing could be compared."
 WORTH = 0.02  # change of a share of missing values that is worth a line; of new categories a tenth of it
 Rules = Sequence[Mapping[str, Any]]
 
@@ -24,10 +25,10 @@ def ranked(findings: Findings) -> list[tuple[str, float, Rules]]:
     -------
     list of tuple
         Name, weight (0 to 1, the largest is 1 unless all are 0), its rules with the farthest first. Features whose
-        rules fired come first.
+        rules fired come first. Nothing where there was too little to judge.
     """
     by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for rule in findings.verdict["rules"]:
+    for rule in findings.verdict["rules"] if findings.judged else ():
         if is_about_feature(rule) and level(rule) is not None:
             by_name.setdefault(rule["feature"], []).append(rule)
     found = []
@@ -80,7 +81,7 @@ def moved(findings: Findings, top: int = TOP, *, narrow: bool = False) -> Table:
         left=(1,),
         bars=(3, 4) if narrow else (4, 5),
         note=note,
-        empty="Nothing could be compared.",
+        empty=NOTHING,
     )
 
 
@@ -117,7 +118,7 @@ def model(findings: Findings, rates: tuple[float, float | None]) -> Table:
         ["approved", percent(1 - rates[0]), percent(approved), *drifts[2]],
     ]
     marked = [bool(score.get("fired")), bool(review.get("fired")), bool(review.get("fired"))]
-    return Table(["", "trained on", "live", "drift score", "limit"], rows, marked)
+    return Table(["of all payments", "trained on", "live", "drift score", "limit"], rows, marked)
 
 
 def _score_and_limit(rule: Mapping[str, Any]) -> tuple[str, str]:
@@ -149,7 +150,9 @@ def missing(findings: Findings, top: int = 8) -> Table:
         [name in over for _, _, name, *_ in found[:top]],
         note=f"{more:,} more features changed by {percent(WORTH)} of payments or more." if more > 0 else "",
         empty=f"No feature is missing in {percent(WORTH)} of payments more or less than at training, or has new "
-        "categories worth a mention.",
+        "categories worth a mention."
+        if findings.verdict["n"]
+        else NOTHING,
     )
 
 
@@ -169,14 +172,16 @@ def repeated(findings: Findings, top: int = 6) -> Table:
         for rule in near[:top]
     ]
     more = len(near) - top
-    known = bool(found) or findings.verdict.get("schema_version", 1) >= 2
+    said = "No single value became more frequent than it was."
+    if not findings.verdict["n"]:
+        said = NOTHING
+    elif not found and findings.verdict.get("schema_version", 1) < 2:
+        said = "The check that made this verdict did not look for repeated values."
     return Table(
         ["feature", "value", "share at training", "share now", "limit"],
         rows,
         [rule["fired"] for rule in near[:top]],
         left=(1,),
         note=f"{more:,} more features have a value that became more frequent." if more > 0 else "",
-        empty="No single value became more frequent than it was."
-        if known
-        else "The check that made this verdict did not look for repeated values.",
+        empty=said,
     )

@@ -188,7 +188,7 @@ def _execute(this: Run, step: str, values: dict[str, Any], cell_timeout: int, ec
     except PapermillExecutionError as problem:
         error = f"{step}, cell {problem.cell_index}: {problem.ename}: {problem.evalue}"
     finally:
-        _archive(this, step)
+        _archive(this, step, str(values.get("endpoint_name", "")))
     seconds = time.monotonic() - started
     echo(f"{'✗' if error else '✓'} {step} in {seconds:.0f} s")
     return Outcome(step, seconds, error)
@@ -211,7 +211,7 @@ def _sockets() -> Iterator[Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _archive(this: Run, step: str) -> None:
+def _archive(this: Run, step: str, endpoint: str) -> None:
     """Render the executed notebook and keep its HTML beside it and under ``reports/``."""
     import nbformat
 
@@ -219,7 +219,8 @@ def _archive(this: Run, step: str) -> None:
     if source is None:
         return
     notebook = nbformat.reads(source.decode(), as_version=4)
-    page = render_html(notebook, title=f"{step} · {this.run_id}", footer=f"{this.uri(step + '.ipynb')}").encode()
+    title = " · ".join(filter(None, [endpoint, step, this.run_id]))
+    page = render_html(notebook, title=title, footer=f"{this.uri(step + '.ipynb')}").encode()
     this.storage.put(this.key(f"{step}.html"), page, content_type="text/html; charset=utf-8")
     folder = REPORTS / this.run_id
     folder.mkdir(parents=True, exist_ok=True)

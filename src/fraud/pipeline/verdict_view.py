@@ -7,7 +7,7 @@ from typing import Any
 
 from fraud.plaintext import distance, figure, percent, shown
 from fraud.rules import ON_TRUTH
-from fraud.verdict import DRIFT, MISSING_CAPTURE, SCHEMA_CHANGED
+from fraud.verdict import DRIFT, JUDGED, MISSING_CAPTURE, OK, SCHEMA_CHANGED
 
 ALARMING = (DRIFT, SCHEMA_CHANGED, MISSING_CAPTURE)
 CUT = 5.0  # multiples of a threshold beyond which more says nothing
@@ -144,7 +144,8 @@ def summary_of(verdict: Mapping[str, Any], moment: str = "") -> dict[str, Any]:
     Returns
     -------
     dict
-        ``at``, ``verdict``, ``n``, ``level`` (largest multiple of a threshold), ``review_rate``, ``signal``.
+        ``at``, ``verdict``, ``n``, ``level`` (largest multiple of a threshold; None where nothing could be judged),
+        ``review_rate``, ``signal``.
     """
     new = modern(verdict)
     rate = (new.get("review_rate") or {}).get("current")
@@ -152,15 +153,17 @@ def summary_of(verdict: Mapping[str, Any], moment: str = "") -> dict[str, Any]:
         "at": moment or new["window"]["end"],
         "verdict": new["verdict"],
         "n": new["n"],
-        "level": top_level(new),
+        "level": top_level(new) if new["verdict"] in JUDGED else None,
         "review_rate": rate,
         "signal": bool(new.get("signal")),
     }
 
 
 def causes(verdict: Mapping[str, Any], most: int = 3) -> list[str]:
-    """The most telling of what fired, a feature once, in a few words each."""
+    """The most telling of what fired, a feature once, in a few words each; nothing where that is not the matter."""
     said: dict[str, str] = {}
+    if verdict["verdict"] not in (OK, DRIFT):
+        return []
     for rule in fired(verdict):
         if is_about_feature(rule):
             said.setdefault(rule["feature"], f"{shown(rule['feature'], 30)}: {change(rule)}")
@@ -174,6 +177,17 @@ def rule_name(rule: Mapping[str, Any]) -> str:
     if not is_about_feature(rule):
         return RULES.get(rule["rule"], shown(rule["rule"]))
     return f"{shown(rule['feature'], 28)} · {str(rule['rule']).replace('_', ' ')}"
+
+
+def multiple(value: float) -> str:
+    """A multiple of a limit; beyond a hundred more says nothing.
+
+    Examples
+    --------
+    >>> multiple(1.234), multiple(1e300)
+    ('1.23', 'more than 100')
+    """
+    return f"{value:.2f}" if value <= 100 else "more than 100"
 
 
 def spark_levels(checks: Sequence[Mapping[str, Any]], most: int = 24) -> list[float | None]:
