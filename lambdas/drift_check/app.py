@@ -34,17 +34,18 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return _report(empty | {"sentence": "Nothing is deployed yet."}, none, None)
     release, policy = json.loads(pointer[0]), json.loads(POLICY_FILE.read_bytes())
     millis = getattr(context, "get_remaining_time_in_millis", None)
+    moment = moment_of(event, now)
     found = check.find(
         bucket,
         settings.endpoint,
         release,
-        moment_of(event, now),
+        moment,
         now,
         policy,
         left=lambda: millis() / 1000 if millis else math.inf,
     )
     if not found.stored:
-        bucket.put_once(found.key, found.verdict)
+        found = check.store(bucket, settings.endpoint, moment, found)
     dry_run = bool(event.get("dry_run"))
     outcome, failure = act(settings, bucket, release, found, policy, owner, now, dry_run=dry_run)
     started = bool(outcome and outcome.decision.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import aws
 from aws import Bucket
 from botocore.exceptions import BotoCoreError, ClientError
-from hourly import Counter
+from hourly import CAPTURE_DELAY, Counter
 from truth import performance_of
 
 from fraud import callers
@@ -22,13 +23,13 @@ from fraud.hours import BUCKET, HOUR, hours_of
 from fraud.moment import iso, seconds
 from fraud.plaintext import percent
 from fraud.schema import Schema
-from fraud.verdict import DRIFT, JUDGED, MISSING_CAPTURE, POLICY, VERDICTS, persistence
+from fraud.verdict import DRIFT, FEW, JUDGED, MISSING_CAPTURE, OK, POLICY, VERDICTS, capture_slack, persistence
 from fraud.window import VARIANT, Window
 
-CAPTURE_DELAY = 900.0  # seconds until captured data has arrived for sure
 CARRIED = 600.0  # seconds of an hour whose requests may lie in a file that was opened the hour before
 COMPLETE, USABLE = 0.9, 0.5  # share of the calls that is captured: below the first people are told
-FEW = 20  # calls of which nothing is concluded
+APART = 300.0  # seconds between two checks that both count: with less they have seen the same
+LONGEST = 32  # days that earlier checks are looked for
 WEEK = 7 * 24 * HOUR
 DAY = 24 * HOUR
 METRICS = ("Invocations", "Invocation4XXErrors", "Invocation5XXErrors")
@@ -89,7 +90,8 @@ def find(
     """
     earlier: list[dict[str, Any]] = []
     _, of = persistence(POLICY | dict(policy))
-    for moment, key in _verdicts(bucket, endpoint, end):
+    before = end  # of the check that was taken last
+    for moment, key in _verdicts(bucket, endpoint, end, LONGEST):
         if moment < end and len(earlier) >= of - 1:
             break
         verdict = json.loads(bucket.read(key))
@@ -97,21 +99,40 @@ def find(
             break  # checks of another model say nothing about this one
         if moment == end and verdict.get("schema_version") == 2:
             return Found(verdict, key, stored=True)
-        if moment < end and not (earlier and earlier[-1]["window"]["end"] == verdict["window"]["end"]):
+        if before - moment >= APART:
             earlier.append(verdict)
+            before = moment
     found = _judge(bucket, endpoint, release, end, now, policy, left, [_signal(one) for one in earlier])
+    return dataclasses.replace(found, key=_key(endpoint, end, found.verdict))
+
+
+def store(bucket: Bucket, endpoint: str, end: float, found: Found) -> Found:
+    """Keep a verdict, or find the one that another delivery kept for the same moment: that one counts for both.
+
+    The name of a verdict's object says what it is, so two that differ would not exclude each other there.
+    """
     at = iso(end)
-    key = f"{_folder(endpoint)}{at[:10].replace('-', '/')}/{at[11:19].replace(':', '')}"
-    return dataclasses.replace(found, key=f"{key}-{found.verdict['verdict']}.json")
+    claim = f"drift/{endpoint}/judged/{at[:10].replace('-', '/')}/{at[11:19].replace(':', '')}.json"
+    if not bucket.put_once(claim, found.verdict):
+        verdict = json.loads(bucket.read(claim))
+        if verdict["model_version"] == found.verdict["model_version"]:
+            found = Found(verdict, _key(endpoint, end, verdict), stored=True, captured=found.captured)
+    bucket.put_once(found.key, found.verdict)
+    return found
+
+
+def _key(endpoint: str, end: float, verdict: Mapping[str, Any]) -> str:
+    at = iso(end)
+    return f"{_folder(endpoint)}{at[:10].replace('-', '/')}/{at[11:19].replace(':', '')}-{verdict['verdict']}.json"
 
 
 def _folder(endpoint: str) -> str:
     return f"drift/{endpoint}/verdicts/"
 
 
-def _verdicts(bucket: Bucket, endpoint: str, end: float) -> Iterator[tuple[float, str]]:
-    """Moments and keys of the verdicts of a moment's day and the day before, until that moment, newest first."""
-    for day in (end, end - DAY):
+def _verdicts(bucket: Bucket, endpoint: str, end: float, days: int) -> Iterator[tuple[float, str]]:
+    """Moments and keys of the verdicts of so many days, until a moment, newest first."""
+    for day in (end - back * DAY for back in range(days)):
         for key in sorted(bucket.keys(f"{_folder(endpoint)}{iso(day)[:10].replace('-', '/')}/"), reverse=True):
             if named := _VERDICT.search(key):
                 moment = seconds("{}-{}-{}T{}:{}:{}Z".format(*named.groups()))
@@ -121,13 +142,13 @@ def _verdicts(bucket: Bucket, endpoint: str, end: float) -> Iterator[tuple[float
 
 def _usual(bucket: Bucket, endpoint: str, end: float) -> dict[str, float]:
     """Shares that callers have had for days, whatever model was in service; windows with too little say nothing."""
-    keys = [next(_verdicts(bucket, endpoint, end - back * DAY), (0.0, ""))[1] for back in range(1, callers.WEEK + 1)]
+    keys = [next(_verdicts(bucket, endpoint, end - back * DAY, 2), (0.0, ""))[1] for back in range(1, callers.WEEK + 1)]
     found = [json.loads(bucket.read(key)) for key in dict.fromkeys(keys) if key]
     return callers.usual_shares([one["callers"] for one in found if one.get("callers") and one["verdict"] in JUDGED])
 
 
 def _signal(verdict: Mapping[str, Any]) -> bool:
-    return bool(verdict.get("signal", verdict["verdict"] == DRIFT))
+    return verdict["verdict"] in (OK, DRIFT) and bool(verdict.get("signal", verdict["verdict"] == DRIFT))
 
 
 def _judge(
@@ -147,17 +168,19 @@ def _judge(
     share, enough = float(policy.get("max_caller_share", 1.0)), int(policy["min_records"])
     counter = Counter(bucket, endpoint, baseline, schema, released, left, share)
     variants = counter.variants()
-    window = counter.window(start, end, variants).result(share, enough, lambda: _usual(bucket, endpoint, end))
-    calls, notes = _calls(endpoint, sorted({VARIANT, *variants}), start, end)
+    usual = functools.cache(lambda: _usual(bucket, endpoint, end))
+    window = counter.window(start, end, variants).result(share, enough, usual)
+    tested = [release["challenger"]["variant"]] if release.get("challenger") else []
+    calls, notes = _calls(endpoint, sorted({VARIANT, *tested, *variants}), start, end)
     sampled = float(release.get("capture_percentage", 100)) / 100
     calls = calls if calls is None else round(calls * sampled)  # those of which a capture is to be expected
     captured = _captured(window, calls, start, end)
-    slack = 3 * math.sqrt((1 - sampled) / calls) if calls else 0.0  # which calls are captured is chance
+    slack = capture_slack(calls or 0, sampled)
     if captured and captured < COMPLETE - slack:
         notes.append(f"Only {percent(captured)} of {calls:,} calls were captured.")
     season = None
     if policy.get("season"):
-        before = counter.stored(start - WEEK, end - WEEK).result(share, enough)
+        before = counter.stored(start - WEEK, end - WEEK).result(share, enough, usual)
         if before.sketch.n >= enough:
             season = reference_of(baseline, before.sketch)
         else:
@@ -176,6 +199,7 @@ def _judge(
         endpoint,
         now,
         invocations=calls,
+        sampled=sampled,
         unreadable=window.unreadable,
         skipped=window.skipped,
         repeated=window.repeated,
@@ -187,9 +211,10 @@ def _judge(
         performance=performance,
         season=season,
     )
-    if captured is not None and captured < USABLE and calls and calls >= FEW and verdict["verdict"] != MISSING_CAPTURE:
+    few = captured is not None and captured < USABLE - slack and bool(calls) and (calls or 0) >= FEW
+    if few and verdict["verdict"] != MISSING_CAPTURE:
         said = "Nothing can be judged: too few of the endpoint's calls were captured."
-        verdict |= {"verdict": MISSING_CAPTURE, "sentence": " ".join([said, *verdict["notes"]])}
+        verdict |= {"verdict": MISSING_CAPTURE, "sentence": " ".join([said, *verdict["notes"]]), "signal": False}
     return Found(verdict, "", captured=captured)
 
 

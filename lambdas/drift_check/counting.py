@@ -7,6 +7,7 @@ holds anything but numbers is counted by `fraud.tally`. So the result is the sam
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import math
 from collections import Counter
@@ -252,7 +253,10 @@ def exact_parts(values: NDArray[np.float64]) -> list[float]:
 
 def plain_array(column: Sequence[Any]) -> NDArray[np.float64] | None:
     """Numbers as an array, NaN where there is none; None when anything else is among them."""
-    return np.array(column, dtype=np.float64) if set(map(type, column)) <= _PLAIN else None
+    if set(map(type, column)) <= _PLAIN:
+        with contextlib.suppress(OverflowError):  # a whole number of more than 308 digits
+            return np.array(column, dtype=np.float64)
+    return None
 
 
 class FastNumbers(Numbers):

@@ -27,6 +27,7 @@ from fraud.window import OWN, Gathering
 
 RESERVE = 10.0  # seconds that are left to write what was counted
 ATTEMPTS = 20
+CAPTURE_DELAY = 900.0  # seconds until captured data has arrived for sure
 AHEAD = 4  # objects read while others are counted
 WHOLE = 8 << 20  # bytes up to which an object is read ahead
 
@@ -106,7 +107,9 @@ class Counter:
         ConflictError
             When others write the same hour again and again.
         """
-        hours = hours_of(start, end)
+        own = hours_of(start, end)
+        # What the last checks could not see yet belongs to the hour before, which a short window leaves out.
+        hours = hours_of(start - CAPTURE_DELAY, end) if own else []
         listed = self._list(hours, variants)
         with ThreadPoolExecutor(AHEAD) as pool:
             around = sorted({hour + shift for hour in hours for shift in (-HOUR, 0.0)})
@@ -118,7 +121,8 @@ class Counter:
                 if hour == hours[0] and any(listed.values()) and (first := self._known(hour - HOUR)):
                     before = first.ids
                 counted = self._count(hour, listed.get(hour, {}), before, pool)
-                gathering.add(counted)
+                if hour in own:
+                    gathering.add(counted)
                 before = counted.ids
         return gathering
 

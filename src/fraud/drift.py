@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -91,7 +91,9 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(math.ceil(round(share * len(ordered), 9)) - 1, 0)]
 
 
-def category_profile(values: Sequence[Any] | Mapping[Any, int], kind: str = CATEGORY) -> dict[str, Any]:
+def category_profile(
+    values: Sequence[Any] | Mapping[Any, int], kind: str = CATEGORY, known: Iterable[str] = ()
+) -> dict[str, Any]:
     """Describe the values of one category or boolean column.
 
     Parameters
@@ -100,17 +102,21 @@ def category_profile(values: Sequence[Any] | Mapping[Any, int], kind: str = CATE
         The values, None and NaN for missing; or how often each occurs.
     kind : {'category', 'boolean'}
         Values of a boolean may be 0 and 1; they are counted as ``false`` and ``true``.
+    known : iterable of str
+        Values that the model knows, where it does not know all: of the others live traffic is unseen, too.
 
     Returns
     -------
     dict
-        ``count``, ``missing``, ``top`` (the 50 most frequent values with their counts), ``other``, ``unseen`` (0).
+        ``count``, ``missing``, ``top`` (the 50 most frequent values with their counts), ``other``, ``unseen`` (those
+        that the model does not know).
 
     Examples
     --------
     >>> category_profile(["visa", "visa", None, 150.0])
     {'count': 3, 'missing': 1, 'top': {'visa': 2, '150': 1}, 'other': 0, 'unseen': 0}
     """
+    names = frozenset(known)
     if not isinstance(values, Mapping):
         values = Counter(values.tolist() if hasattr(values, "tolist") else values)
     counts: Counter[str] = Counter()
@@ -121,8 +127,10 @@ def category_profile(values: Sequence[Any] | Mapping[Any, int], kind: str = CATE
         elif count:
             counts[category_text(value if kind == CATEGORY else bool(value))] += int(count)
     top = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP])
-    total = counts.total()
-    return {"count": total, "missing": missing, "top": top, "other": total - sum(top.values()), "unseen": 0}
+    rest = {text: count for text, count in counts.items() if text not in top}
+    unseen = sum(count for text, count in rest.items() if names and text not in names)
+    other = sum(rest.values()) - unseen
+    return {"count": counts.total(), "missing": missing, "top": top, "other": other, "unseen": unseen}
 
 
 def build_baseline(
@@ -170,7 +178,7 @@ def build_baseline(
                 values = list(chain.from_iterable([value] * count for value, count in values.items()))
             features[feature.name] = known | number_profile(values)
         else:
-            features[feature.name] = known | category_profile(values, feature.type)
+            features[feature.name] = known | category_profile(values, feature.type, feature.categories)
     reviewed = None if threshold is None or not len(scores) else sum(s >= threshold for s in scores) / len(scores)
     return {
         "schema_version": 2,

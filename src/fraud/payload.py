@@ -27,7 +27,7 @@ CONTENT_TYPES = {JSON: "application/json", CSV: "text/csv", LINES: "application/
 _FORMS = {"text/csv": CSV} | dict.fromkeys(
     ("application/jsonlines", "application/x-jsonlines", "application/jsonl", "application/x-ndjson"), LINES
 )
-_SURROGATE = re.compile(r"\\u[dD][89abAB]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _FORM = 'is not of the form {"transactions": [{…}, …]}'
 OPTIONS = ("inference_id", "source", "reasons")  # beside the fields of a transaction that is not wrapped
 

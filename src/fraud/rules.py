@@ -7,6 +7,7 @@ stretches of training is nothing new.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,18 @@ MEAN_SHIFT, PSI, KS, MISSING = "mean_shift", "psi", "ks", "missing"
 UNSEEN, REPEATED, SCORE_PSI, REVIEW_RATE = "unseen", "repeated", "score_psi", "review_rate"
 ON_TRUTH = ("fraud_rate", "recall", "auc")  # of fraud.performance
 HALF = 0.5  # of the false alarm rate: for the rules on payments; the other is for those on truth
-MOVED = 0.06  # share of payments that must have moved: more than one caller may bring (max_caller_share)
+MOVED = 0.06  # share of payments that must have moved beyond chance, more than one caller may bring; see `least_moved`
 _ALMOST = 1e-9  # a shift of exactly the threshold fires, whatever rounding did
 _COVERED = 0.5  # of a number whose few values make up so much, the distribution says what repetition would
+
+
+def least_moved(policy: Mapping[str, Any]) -> float:
+    """Share of the payments that must have moved beyond chance before any rule on payments fires.
+
+    A fifth more than one caller may bring; where no caller is held down, `MOVED`.
+    """
+    share = float(policy["max_caller_share"])
+    return max(MOVED, 1.2 * share) if share < 1 else MOVED
 
 
 def rule(kind: str, feature: str, threshold: float, n: int) -> dict[str, Any]:
@@ -85,7 +95,8 @@ def statistics(reference: Mapping[str, Any], current: Numbers | Categories) -> d
     dict
         ``n`` rows, ``missing`` (shares, reference and current), ``psi`` (missing values are a bin), ``psi_tail``,
         ``psi_without_missing``, ``jensen_shannon``, ``chi_square`` (with ``chi_square_tail``), ``moved`` (total
-        variation beyond what chance brings); of numbers also ``mean``, ``mean_shift``, ``ks``, ``ks_tail``,
+        variation beyond what chance brings); of numbers also ``mean``, ``mean_shift``, ``ks``, ``ks_by_chance``
+        (expected of samples of one distribution), ``ks_tail``,
         ``wasserstein`` (in interquartile ranges, else in standard deviations), ``out_of_range`` (share beyond what
         training saw); of categories ``unseen`` (shares).
     """
@@ -114,10 +125,11 @@ def statistics(reference: Mapping[str, Any], current: Numbers | Categories) -> d
     if isinstance(current, Categories):
         seen = [reference.get("unseen", 0) / rows if rows else None, current.unseen / n if n else None]
         return found | {"unseen": seen}
-    shift = tail = far = None
+    shift = tail = far = expected = None
     ks = distances.kolmogorov_smirnov(before, after) if both else None
     if both:
         shift = distances.relative_mean_shift(reference["mean"], current.mean or 0.0, reference["std"])
+        expected = distances.kolmogorov_by_chance(reference["count"] / wider, current.count / wider)
         tail = distances.kolmogorov_tail(ks or 0.0, reference["count"] / wider, current.count / wider)
         low = min(reference["min"], current.min if current.min is not None else reference["min"])
         high = max(reference["max"], current.max if current.max is not None else reference["max"])
@@ -130,13 +142,16 @@ def statistics(reference: Mapping[str, Any], current: Numbers | Categories) -> d
         "mean": [reference["mean"], current.mean],
         "mean_shift": shift,
         "ks": ks,
+        "ks_by_chance": expected,
         "ks_tail": tail,
         "wasserstein": far,
         "out_of_range": outside,
     }
 
 
-def _mean_shift(name: str, reference: Mapping[str, Any] | None, current: Any, found: Any, limit: float) -> Any:
+def _mean_shift(
+    name: str, reference: Mapping[str, Any] | None, current: Any, found: Any, limit: float, least: float
+) -> Any:
     """The mean moved by the threshold, beyond its own chance, and not because of a few payments.
 
     One payment can move a mean as far as it likes, but the distribution only by its own share. So the distribution
@@ -156,14 +171,14 @@ def _mean_shift(name: str, reference: Mapping[str, Any] | None, current: Any, fo
     detail = f"{z:.1f} standard errors at n = {n:,}" if error else "the reference is constant"
     reached = found["mean_shift"] >= limit - _ALMOST
     moved = found["ks"] - distances.kolmogorov_by_chance(reference["count"], n)
-    if reached and moved < MOVED:
+    if reached and moved < least:
         detail += f", by a few payments: only {percent(max(moved, 0.0))} of the values have moved beyond chance"
     p_value = max(distances.normal_tail(z), found["ks_tail"])
     made |= {"score": found["mean_shift"], "p_value": p_value, "detail": detail}
-    return made | {"fired": reached and moved >= MOVED}
+    return made | {"fired": reached and moved >= least}
 
 
-def _psi(kind: str, name: str, found: Mapping[str, Any], limit: float) -> dict[str, Any]:
+def _psi(kind: str, name: str, found: Mapping[str, Any], limit: float, least: float) -> dict[str, Any]:
     """The distribution has changed, missing values counted as one more bin."""
     made = rule(kind, name, limit, found["n"])
     if "mean" in found:
@@ -173,12 +188,12 @@ def _psi(kind: str, name: str, found: Mapping[str, Any], limit: float) -> dict[s
     if found["psi"] is None:
         return made | {"without_missing": bare, "detail": "there are no rows to compare"}
     detail = f"PSI {found['psi']:.3f}" + (f", {bare:.3f} without missing values" if bare is not None else "")
-    fired = found["psi"] >= limit - _ALMOST and found["moved"] >= MOVED
+    fired = found["psi"] >= limit - _ALMOST and found["moved"] >= least
     made |= {"score": found["psi"], "without_missing": bare, "p_value": found["psi_tail"], "detail": detail}
     return made | {"fired": fired}
 
 
-def _ks(name: str, found: Mapping[str, Any], limit: float) -> dict[str, Any]:
+def _ks(name: str, found: Mapping[str, Any], limit: float, least: float) -> dict[str, Any]:
     """The distribution function has moved by the threshold somewhere."""
     made = rule(KS, name, limit, found["n"])
     reference, current = found["mean"]
@@ -188,11 +203,25 @@ def _ks(name: str, found: Mapping[str, Any], limit: float) -> dict[str, Any]:
         "p_value": found["ks_tail"],
         "detail": f"{percent(found['ks'])} of its values have moved",
     }
-    return made | {"fired": found["ks"] >= limit - _ALMOST}
+    return _sized(made, found["ks"] - found["ks_by_chance"], least)
+
+
+def _sized(made: dict[str, Any], moved: float, least: float) -> dict[str, Any]:
+    """Hold a rule's size against its limit, and what has moved beyond chance against what one caller may move."""
+    reached = made["score"] >= made["threshold"] - _ALMOST
+    if reached and moved < least - _ALMOST:
+        return made | {"detail": f"{made['detail']}, beyond chance only {percent(max(moved, 0.0))}"}
+    return made | {"fired": reached}
 
 
 def _share(
-    kind: str, name: str, before: tuple[float, float], after: tuple[float, float], limit: float, wider: float = 1.0
+    kind: str,
+    name: str,
+    before: tuple[float, float],
+    after: tuple[float, float],
+    limit: float,
+    least: float,
+    wider: float = 1.0,
 ) -> dict[str, Any]:
     """A share of the payments has changed; `before` and `after` are (how many, of how many)."""
     made = rule(kind, name, limit, int(after[1]))
@@ -202,13 +231,14 @@ def _share(
     made |= {"reference": reference, "current": current, "direction": direction(reference, current)}
     score = abs(current - reference)
     made |= {"score": score, "p_value": distances.share_tail(*(count / wider for count in (*before, *after)))}
-    return made | {
-        "fired": score >= limit - _ALMOST,
-        "detail": f"{percent(current)} of payments, {percent(reference)} before",
-    }
+    made |= {"detail": f"{percent(current)} of payments, {percent(reference)} before"}
+    cells = ((n / wider, (of - n) / wider) for n, of in (before, after))
+    return _sized(made, score - distances.total_variation_by_chance(*cells), least)
 
 
-def _repeated(name: str, reference: Mapping[str, Any], current: Numbers, limit: float) -> dict[str, Any] | None:
+def _repeated(
+    name: str, reference: Mapping[str, Any], current: Numbers, limit: float, least: float
+) -> dict[str, Any] | None:
     """One value makes up far more of the payments than before, as when stolen cards are tested at one price."""
     known, rows = reference.get("repeats"), reference["count"] + reference["missing"]
     n = current.count + current.missing + current.invalid
@@ -218,11 +248,16 @@ def _repeated(name: str, reference: Mapping[str, Any], current: Numbers, limit: 
     text = max(gains, key=lambda t: (gains[t], t), default="")
     if not text:
         return None
-    made = _share(REPEATED, name, (known.get(text, 0), rows), (current.repeats[text], n), limit)
+    made = _share(REPEATED, name, (known.get(text, 0), rows), (current.repeats[text], n), limit, least)
     # The value was chosen among all that repeat: each of them could have come out by chance.
     p_value = min(1.0, made["p_value"] * max(1, len(current.repeats)))
     words = f"the value {float(text):g} in {percent(made['current'])} of payments, {percent(made['reference'])} before"
-    return made | {"p_value": p_value, "detail": words, "value": float(text), "fired": gains[text] >= limit - _ALMOST}
+    return made | {
+        "p_value": p_value,
+        "detail": words,
+        "value": float(text),
+        "fired": made["fired"] and gains[text] > 0,
+    }
 
 
 def apply(
@@ -246,37 +281,49 @@ def apply(
     statistics : dict of str to dict
         By feature; the score's under the empty name.
     """
-    entries = reference["features"]
+    entries, least = reference["features"], least_moved(policy)
     found = {name: statistics(entries[name], current) for name, current in sketch.features.items()}
     watched = policy["mean_shift_features"] or [reference.get("roles", {}).get("amount", "")]
     made = [
-        _mean_shift(name, entries.get(name), sketch.features.get(name), found.get(name), policy["mean_shift_threshold"])
+        _mean_shift(
+            name, entries.get(name), sketch.features.get(name), found.get(name), policy["mean_shift_threshold"], least
+        )
         for name in watched
         if name
     ]
     for name, current in sketch.features.items():
         entry, one = entries[name], found[name]
         natural = entry.get("natural", {})
-        made.append(_psi(PSI, name, one, policy["psi_threshold"] + natural.get("psi", 0.0)))
+        made.append(_psi(PSI, name, one, policy["psi_threshold"] + natural.get("psi", 0.0), least))
         rows, lost = entry["count"] + entry["missing"], current.missing + current.invalid
         limit = policy["missing_threshold"] + natural.get("missing", 0.0)
         wider = natural.get("dispersion", 1.0)
-        made.append(_share(MISSING, name, (entry["missing"], rows), (lost, one["n"]), limit, wider))
+        made.append(_share(MISSING, name, (entry["missing"], rows), (lost, one["n"]), limit, least, wider))
         if isinstance(current, Categories):
             seen = (entry.get("unseen", 0), rows), (current.unseen, one["n"])
-            made.append(_share(UNSEEN, name, *seen, policy["unseen_threshold"]))
+            made.append(_share(UNSEEN, name, *seen, policy["unseen_threshold"], least))
             continue
         if one["ks"] is not None:
-            made.append(_ks(name, one, policy["ks_threshold"] + natural.get("ks", 0.0)))
+            made.append(_ks(name, one, policy["ks_threshold"] + natural.get("ks", 0.0), least))
         limit = policy["repeated_threshold"] + natural.get("repeated", 0.0)
-        if repeated := _repeated(name, entry, current, limit):
+        if repeated := _repeated(name, entry, current, limit, least):
             made.append(repeated)
     made = [one for one in made if one["score"] or one["rule"] in (MEAN_SHIFT, PSI)]
     for one in made:
         one["importance"] = entries.get(one["feature"], {}).get("importance")
-    found[""] = statistics(reference["score"], sketch.score)
-    made.append(_psi(SCORE_PSI, "score", found[""], policy["psi_threshold"]))
+    answered = copy.copy(sketch.score)  # an answer that was not captured is no change of the answers
+    answered.missing = answered.invalid = answered.absent = 0
+    found[""] = statistics(reference["score"], answered)
+    if not answers_known(sketch):
+        return made, found
+    made.append(_psi(SCORE_PSI, "score", found[""], policy["psi_threshold"], least))
     if (rate := reference.get("review_rate")) is not None:
-        before, after = (rate * reference["score"]["count"], reference["score"]["count"]), (sketch.reviewed, sketch.n)
-        made.append(_share(REVIEW_RATE, "score", before, after, policy["review_rate_threshold"]))
+        rows = reference["score"]["count"]
+        both = (rate * rows, rows), (sketch.reviewed, answered.count)
+        made.append(_share(REVIEW_RATE, "score", *both, policy["review_rate_threshold"], least))
     return made, found
+
+
+def answers_known(sketch: Sketch) -> bool:
+    """Whether at least half of the payments were captured with the model's answer."""
+    return 2 * sketch.score.count >= sketch.n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,9 @@ POLICY: dict[str, Any] = {
 """What holds where a policy is silent; names and units as in the parameters of 04_drift_report."""
 
 CHECKS_A_MONTH = 720  # one an hour
+_OF_IMPORTANCE_TO_PEOPLE = (rules.MEAN_SHIFT, rules.SCORE_PSI, rules.REVIEW_RATE)  # whatever the model goes by
 _CAPTURED = 0.5  # with less of the calls captured, what is there says nothing about the rest
+FEW = 20  # calls of which nothing is concluded
 _ORDER = {  # what people understand first
     name: k
     for k, name in enumerate(
@@ -78,6 +81,7 @@ def judge(
     now: dt.datetime | float,
     *,
     invocations: int | None = None,
+    sampled: float = 1.0,
     unreadable: int = 0,
     skipped: int = 0,
     repeated: int = 0,
@@ -106,7 +110,9 @@ def judge(
     now : datetime or float
         When this is computed.
     invocations : int, optional
-        How often the endpoint was called; None when nobody knows.
+        Calls of the endpoint of which captures are to be expected; None when nobody knows.
+    sampled : float
+        Share of the calls that is captured. Which they are is chance.
     unreadable : int
         Captured lines that cannot be read.
     skipped : int
@@ -144,27 +150,30 @@ def judge(
     on_truth = (performance or {}).get("rules", ())  # the other half of the false alarm rate is theirs
     found = sorted([*applied, *on_truth], key=_rank)
     fired = [one for one in found if one["fired"]]
-    signal = bool(fired)
     needed, of = persistence(policy)
-    signals = sum([signal, *map(bool, previous[: of - 1])])
+    signals = sum([bool(fired), *map(bool, previous[: of - 1])])
     captured = n + skipped + repeated + capped
     changed = _schema_changes(baseline, sketch) if enough else []
     by_truth = any(one["fired"] for one in on_truth)
-    if _uncaptured(captured, unreadable, invocations):
+    if _uncaptured(captured, unreadable, invocations, sampled):
         verdict, sentence = MISSING_CAPTURE, wording.missing(invocations, captured, unreadable)
     elif not enough and not by_truth:
         verdict = INSUFFICIENT_DATA
         sentence = f"Too little traffic to judge: {count(n, 'payment')} where {policy['min_records']:,} are needed."
     elif changed:
         verdict, sentence = SCHEMA_CHANGED, f"Payments no longer have the fields the model knows: {'; '.join(changed)}."
-    elif signal and signals >= needed:
+    elif fired and signals >= needed:
         verdict, sentence = DRIFT, wording.drifted(fired, n)
-    elif signal:
+    elif fired:
         verdict, sentence = OK, wording.first_sign(fired, n, signals, needed)
     else:
         verdict, sentence = OK, wording.calm(found, n)
-    rate = baseline.get("review_rate")
-    reviewed = {"reference": rate, "current": sketch.reviewed / n if n and rate is not None else None}
+    signal = bool(fired) and verdict in (OK, DRIFT)  # what cannot be judged is no sign of anything
+    if n and not rules.answers_known(sketch):
+        said = f"The model's answers to {n - sketch.score.count:,} of {count(n, 'payment')} were not captured"
+        notes = [*notes, f"{said}, so scores and reviews are not judged."]
+    rate, answered = baseline.get("review_rate"), sketch.score.count
+    reviewed = {"reference": rate, "current": sketch.reviewed / answered if answered and rate is not None else None}
     return {
         "schema_version": 2,
         "verdict": verdict,
@@ -181,7 +190,7 @@ def judge(
         "invocations": invocations,
         "sentence": " ".join([sentence, *notes]),
         "signal": signal,
-        "persistence": {"signals": signals, "of": of, "needed": needed},
+        "persistence": {"signals": signals - (bool(fired) and not signal), "of": of, "needed": needed},
         "rules": found if n else list(on_truth),
         "features": {name: one for name, one in statistics.items() if name},
         "score": statistics[""],
@@ -196,11 +205,17 @@ def judge(
     }
 
 
-def _uncaptured(captured: int, unreadable: int, invocations: int | None) -> bool:
+def _uncaptured(captured: int, unreadable: int, invocations: int | None, sampled: float) -> bool:
     """Whether what was captured cannot stand for what was called; one call may carry many payments, never none."""
     if not captured and unreadable:
         return True
-    return bool(invocations) and captured + unreadable < _CAPTURED * (invocations or 0)
+    calls = invocations or 0
+    return calls >= FEW and captured + unreadable < (_CAPTURED - capture_slack(calls, sampled)) * calls
+
+
+def capture_slack(calls: int, sampled: float) -> float:
+    """How far the captured share of so many expected captures may fall short by chance: three standard errors."""
+    return 3 * math.sqrt((1 - sampled) / calls) if calls else 0.0
 
 
 def _decide(applied: Iterable[dict[str, Any]], policy: Mapping[str, Any], insignificant: frozenset[str]) -> None:
@@ -211,10 +226,10 @@ def _decide(applied: Iterable[dict[str, Any]], policy: Mapping[str, Any], insign
     tested = [one for one in applied if one["p_value"] is not None]
     for one, adjusted in zip(tested, false_discovery_adjusted([one["p_value"] for one in tested]), strict=True):
         one["p_value"] = adjusted
-        if one["fired"] and adjusted > rules.HALF * policy["false_alarm_rate"]:
+        if one["fired"] and not adjusted < rules.HALF * policy["false_alarm_rate"]:
             one["fired"] = False
             one["detail"] += f", within chance at n = {one['n']:,}"
-        elif one["fired"] and one["feature"] in insignificant and one["rule"] != rules.MEAN_SHIFT:
+        elif one["fired"] and one["feature"] in insignificant and one["rule"] not in _OF_IMPORTANCE_TO_PEOPLE:
             one["fired"] = False
             one["detail"] += ", of next to no importance to the model"
 

@@ -40,7 +40,7 @@ class Window:
     tagged : dict of str to int
         Records of tests and probes, by tag.
     repeated : int
-        Records whose inference id was there before.
+        Records whose inference id was there before: in the same hour, or in one beside it.
     capped : int
         Records left out because their caller sent too large a share.
     callers : dict of str to float
@@ -137,23 +137,31 @@ class Gathering:
     def _held(
         self, sizes: Mapping[str, int], kept: Mapping[str, int], allowed: Mapping[str, float], total: int, enough: int
     ) -> dict[str, int]:
-        """What is left of the callers who sent more than is allowed, if that leaves enough; and a note about it."""
-        most = most_each(sizes, total - sum(sizes.values()), allowed)
+        """What is left of the callers who sent more than is allowed, if that leaves enough; and notes about it.
+
+        Where it does not, the heaviest of them is not held down, then the next one: with one backend that sends nearly
+        everything, the others still are.
+        """
+        allowed, free = dict(allowed), []
+        while most := most_each(sizes, total - sum(sizes.values()), allowed):
+            # What a caller sent while it was not among the heavy ones stands in the rest, and counts against it.
+            held = {name: min(kept[name], max(0, n - (sizes[name] - kept[name]))) for name, n in most.items()}
+            left = total - sum(kept[name] - n for name, n in held.items())
+            first = max(most, key=lambda name: (sizes[name], name))
+            if left >= max(enough, 1):
+                break
+            free.append((first, allowed[first]))
+            allowed[first] = 1.0
+        if free:
+            name, share = free[0]
+            said = f"One caller sent {percent(sizes[name] / total)} of the payments; there is too little other traffic"
+            self.window.notes.append(f"{said} to hold it to {percent(share)}.")
         if not most:
-            return {}
-        # What a caller sent while it was not among the heavy ones stands in the rest, and counts against it.
-        held = {name: min(kept[name], max(0, count - (sizes[name] - kept[name]))) for name, count in most.items()}
-        left = total - sum(kept[name] - n for name, n in held.items())
-        first = max(most, key=lambda name: (sizes[name], name))
-        said = f"sent {percent(sizes[first] / total)} of the payments", percent(allowed[first])
-        if left < max(enough, 1):
-            self.window.notes.append(
-                f"One caller {said[0]}; there is too little other traffic to hold it to {said[1]}."
-            )
             return {}
         self.window.capped = total - left
         self.window.notes.append(
-            f"{total - left:,} payments were left out: one caller {said[0]} and counts for {said[1]} at most."
+            f"{total - left:,} payments were left out: one caller sent {percent(sizes[first] / total)} of the payments "
+            f"and counts for {percent(allowed[first])} at most."
         )
         return held
 

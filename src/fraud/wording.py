@@ -27,7 +27,8 @@ def reason(rule: Mapping[str, Any]) -> str:
     if kind == rules.MISSING:
         return f"{feature} is missing in {percent(after)} of payments instead of {percent(before)}"
     if kind == rules.UNSEEN:
-        return f"{feature} has values that training never saw in {percent(after)} of payments"
+        known = f" instead of {percent(before)}" if before else ""
+        return f"{feature} has values that the model does not know in {percent(after)} of payments{known}"
     if kind == rules.REPEATED:
         return f"{feature} is {figure(rule['value'])} in {percent(after)} of payments instead of {percent(before)}"
     if kind == rules.SCORE_PSI:

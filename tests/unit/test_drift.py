@@ -378,7 +378,10 @@ def test_nothing_is_judged_below_the_minimum():
         ({}, "INSUFFICIENT_DATA"),
         ({"invocations": 0}, "INSUFFICIENT_DATA"),
         ({"invocations": None}, "INSUFFICIENT_DATA"),
-        ({"invocations": 7}, "MISSING_CAPTURE"),
+        ({"invocations": 19}, "INSUFFICIENT_DATA"),  # too few to conclude anything
+        ({"invocations": 20}, "MISSING_CAPTURE"),
+        ({"invocations": 20, "sampled": 0.05}, "INSUFFICIENT_DATA"),  # which are captured is chance
+        ({"invocations": 100, "sampled": 0.05}, "MISSING_CAPTURE"),
         ({"invocations": 7, "skipped": 7}, "INSUFFICIENT_DATA"),
         ({"unreadable": 3}, "MISSING_CAPTURE"),
         ({"unreadable": 3, "policy": {"min_records": 0}}, "MISSING_CAPTURE"),
@@ -618,7 +621,9 @@ def test_rows_that_are_not_independent_count_for_less():
     assert alone["fired"]
     clustered = with_(BASELINE, amount={"natural": {"dispersion": 5.0}})
     found = rule(verdict_of(sketch, clustered), "ks", "amount")
-    assert not found["fired"] and found["score"] == alone["score"] and "within chance" in found["detail"]
+    assert not found["fired"] and found["score"] == alone["score"] and "beyond chance only" in found["detail"]
+    clustered = with_(BASELINE, amount={"natural": {"dispersion": 2.0}})
+    assert "within chance at n = 500" in rule(verdict_of(sketch, clustered), "ks", "amount")["detail"]
 
 
 def test_clusters_count_for_psi_and_single_values_for_all_that_repeat():
