@@ -1,7 +1,6 @@
 """Dashboards and alarms: they show and watch what the product writes, agree with each other, and tell people."""
 
 import ast
-import datetime as dt
 import importlib.util
 import itertools
 import json
@@ -10,14 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import boto3
 import pytest
-from moto import mock_aws
 from samtranslator.yaml_helper import yaml_parse
 
-from fraud.pipeline import dashboard_files, dashboard_page, infra
+from fraud.pipeline import dashboard_files, infra
 from fraud.pipeline.alarms import alarms, limits
 from fraud.pipeline.dashboards import SECTIONS
+from fraud.pipeline.strategies import CHALLENGER, VARIANT
 from fraud.verdict import VERDICTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +24,7 @@ GRAFANA = json.loads((ROOT / "infra" / "dashboards" / "grafana.json").read_text(
 RESOURCES = yaml_parse((ROOT / "infra" / "app.yml").read_text(encoding="utf-8"))["Resources"]
 ALARMS = {name: item["Properties"] for name, item in RESOURCES.items() if item["Type"] == "AWS::CloudWatch::Alarm"}
 PANELS = [panel for section in SECTIONS for panel in section.panels]
+MILDEST_FIRST = ["ok", "too few payments", "nothing captured", "schema changed", "drift"]
 # Metrics of AWS's own services, by their dimensions, as each service's page on CloudWatch metrics has them.
 SERVICES = {
     ("AWS/SageMaker", frozenset({"EndpointName", "VariantName"})): {
@@ -110,6 +109,8 @@ def in_cloudwatch():
         before = []
         for row in widget["properties"].get("metrics", []):
             options, parts = row[-1], row[:-1]
+            if row[0] == options and not options["expression"].startswith("SEARCH"):
+                continue  # made of metrics that stand in rows of their own
             if "expression" in options:
                 said = re.fullmatch(
                     r"SEARCH\('\{([^}]+)\} MetricName=\"(\w+)\" (.+)', '(\w+)', (\d+)\)", options["expression"]
@@ -171,7 +172,7 @@ def test_dimensions_have_the_values_that_are_written(monkeypatch):
         "ProjectName": {project["Fn::Sub"]},
         "EndpointName": {"{endpoint}"},
         "PipelineName": {"{pipeline}"},
-        "VariantName": {"AllTraffic"},
+        "VariantName": {VARIANT, CHALLENGER},
         "QueueName": {"{queue}"},
     }
     for panel in PANELS:
@@ -280,12 +281,41 @@ def test_the_verdict_is_one_row_of_states():
     (panel,) = [panel for panel in GRAFANA["panels"] if panel["type"] == "state-timeline"]
     *hidden, shown = panel["targets"]
     assert all(target["hide"] for target in hidden) and not shown["hide"]
-    weights = {name: int(k) for k, name in re.findall(r"(\d+) \* (\w+)", shown["expression"])}
     (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
-    for target in hidden:
-        said = mapping["options"][str(weights[target["id"]])]["text"]
-        assert said == target["label"]
-    assert len(weights) == len(hidden) == len(VERDICTS)
+    assert len(hidden) == len(VERDICTS)
+
+    def said(*labels):
+        values = {target["id"]: float(target["label"] in labels) for target in hidden}
+        return mapping["options"][f"{eval(shown['expression'], {'MAX': max}, values):g}"]["text"]
+
+    for mild, bad in itertools.combinations(MILDEST_FIRST, 2):
+        assert (said(mild), said(bad), said(mild, bad)) == (mild, bad, bad)
+
+
+def test_cloudwatch_shows_one_verdict_at_a_time():
+    (widget,) = [widget["properties"] for widget in CLOUDWATCH["widgets"] if widget["properties"].get("stacked")]
+    hidden = [row[-1] for row in widget["metrics"] if len(row) > 1]
+    shown = [row[0] for row in widget["metrics"] if len(row) == 1]
+    assert [one["visible"] for one in hidden] == [False] * len(VERDICTS)
+    assert [one["label"] for one in shown] == MILDEST_FIRST
+    names = dict(zip(MILDEST_FIRST, (one["id"] for one in hidden), strict=True))
+
+    def said(*labels):
+        values = {name: float(label in labels) for label, name in names.items()}
+        return [one["label"] for one in shown if eval(one["expression"], {}, values) == 1.0]
+
+    for mild, bad in itertools.combinations(MILDEST_FIRST, 2):
+        assert (said(mild), said(bad), said(mild, bad)) == ([mild], [bad], [bad])
+
+
+def test_periods_stay_what_they_are_whatever_time_is_shown():
+    """The body's documented fields; left to itself the console adapts periods, and sums outgrow their thresholds."""
+    assert CLOUDWATCH.keys() == {"start", "periodOverride", "widgets"}
+    assert (CLOUDWATCH["start"], CLOUDWATCH["periodOverride"]) == ("-P7D", "inherit")
+    for widget in CLOUDWATCH["widgets"]:
+        assert widget["type"] != "metric" or widget["properties"]["period"] > 0
+    for panel in GRAFANA["panels"]:
+        assert all(int(target["period"]) > 0 for target in panel.get("targets", []))
 
 
 # ------------------------------------------------------------------------------------------------ alarms
@@ -342,6 +372,17 @@ def test_what_no_datum_means_is_decided_for_each_alarm():
         assert (said["TreatMissingData"] == "notBreaching") != checks, name
 
 
+def test_a_challenger_is_held_to_the_limits_of_the_champion():
+    """SageMaker counts by variant, so an alarm sees one; only the first two of these roll a deployment back."""
+    for mine, theirs in (("ServerErrorAlarm", "ChallengerErrorAlarm"), ("LatencyAlarm", "ChallengerLatencyAlarm")):
+        own = ("AlarmName", "AlarmDescription", "Dimensions")
+        same = [{key: value for key, value in ALARMS[name].items() if key not in own} for name in (mine, theirs)]
+        assert same[0] == same[1]
+        named = ({one["Name"]: one["Value"] for one in ALARMS[name]["Dimensions"]} for name in (mine, theirs))
+        endpoint = {"EndpointName": {"Ref": "EndpointName"}}
+        assert list(named) == [endpoint | {"VariantName": VARIANT}, endpoint | {"VariantName": CHALLENGER}]
+
+
 def test_a_check_is_slow_at_four_fifths_of_the_time_that_it_has():
     limit = RESOURCES["DriftCheck"]["Properties"]["Timeout"]
     assert ALARMS["DriftDurationAlarm"]["Threshold"] == 0.8 * limit, f"it must be {0.8 * limit:g} at {limit} s"
@@ -373,100 +414,6 @@ def test_the_page_for_people_names_each_alarm():
     assert set(re.findall(r"`(\w+)`", metrics)) == shown
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page):
         assert (ROOT / "docs" / link).exists(), link
-
-
-# ------------------------------------------------------------------------------------------------ the page
-
-
-NOW = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
-NAMES = {"endpoint": "here", "pipeline": "again", "queue": "lost"}
-
-
-@pytest.fixture
-def cloudwatch(monkeypatch):
-    """CloudWatch in memory with half a day of drift checks; the check of 06:00 is missing."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_CLOUDWATCH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    with mock_aws():
-        watch = boto3.client("cloudwatch", region_name="eu-west-1")
-        monkeypatch.setattr(dashboard_page, "client", lambda service: watch)
-
-        def put(namespace, metric, value, at, **dimensions):
-            named = [{"Name": name, "Value": value} for name, value in dimensions.items()]
-            datum = {"MetricName": metric, "Dimensions": named, "Value": value, "Timestamp": at}
-            watch.put_metric_data(Namespace=namespace, MetricData=[datum])
-
-        watch.put = put
-        for hour in range(12):
-            at = NOW - dt.timedelta(hours=12 - hour)
-            if hour != 6:
-                put("Fraud/Drift", "Ok", float(hour < 9), at, EndpointName="here")
-                put("Fraud/Drift", "Drift", float(hour >= 9), at, EndpointName="here")
-                put("Fraud/Drift", "Drift", 1.0, at, EndpointName="there")
-        yield watch
-
-
-def test_a_line_has_a_bounded_number_of_points():
-    for hours in (0.25, 1, 24, 24 * 90):
-        assert hours * 3600 / dashboard_page.period_for(hours) <= dashboard_page.POINTS
-    assert dashboard_page.period_for(24) == 300
-
-
-def test_what_is_read_is_of_this_endpoint(cloudwatch):
-    (section,) = [section for section in SECTIONS if section.question == "Has the world moved?"]
-    found = dashboard_page.read(section, NAMES, NOW - dt.timedelta(hours=24), NOW)
-    verdict, *others = found
-    assert {label: values for label, _, _, values in verdict} == {
-        "ok": [1.0] * 8 + [0.0] * 3,
-        "drift": [0.0] * 8 + [1.0] * 3,
-    }
-    assert others == [[]] * 6
-
-
-def test_each_model_has_a_line_of_its_own(cloudwatch):
-    for version, score in (("one", 0.25), ("two", 0.5)):
-        at = NOW - dt.timedelta(hours=1)
-        cloudwatch.put("Fraud/Api", "Score", score, at, Service="inference", Endpoint="here", ModelVersion=version)
-    cloudwatch.put("Fraud/Api", "Score", 0.9, at, Service="inference", Endpoint="there", ModelVersion="three")
-    cloudwatch.put("Fraud/Api", "Score", 0.9, at, Service="inference", Endpoint="here", ModelVersion="four", More="x")
-    (panel,) = [panel for panel in PANELS if panel.title == "Score, by model"]
-    assert [one.label for one in dashboard_page.filled(panel.metrics[0], NAMES)] == ["one", "two"]
-
-
-def test_a_check_that_is_missing_is_a_gap():
-    import matplotlib.pyplot as plt
-
-    (panel,) = [panel for panel in PANELS if panel.kind == "states"]
-    hours = [NOW - dt.timedelta(hours=hour) for hour in (5, 4, 2, 1)]
-    figure, ax = plt.subplots()
-    dashboard_page.plot_panel(panel, [("ok", "green", hours, [1.0] * 4)], NOW - dt.timedelta(hours=6), NOW, ax)
-    edges = [box.get_paths()[0].get_extents().intervalx for box in ax.collections]
-    assert [round(24 * float(right - left), 2) for left, right in edges] == [1.0, 1.0, 1.0, 1.0]
-    plt.close(figure)
-
-
-def test_the_page_holds_everything_itself(cloudwatch, tmp_path):
-    cloudwatch.put_metric_alarm(
-        AlarmName="fraud-here-drift",
-        AlarmDescription="Payments <changed>.",
-        MetricName="Drift",
-        Namespace="Fraud/Drift",
-        Statistic="Maximum",
-        Period=300,
-        EvaluationPeriods=1,
-        Threshold=1.0,
-        ComparisonOperator="GreaterThanOrEqualToThreshold",
-    )
-    cloudwatch.set_alarm_state(AlarmName="fraud-here-drift", StateValue="ALARM", StateReason="test")
-    page = dashboard_page.write(tmp_path / "new" / "page.html", NAMES, 24, NOW).read_text(encoding="utf-8")
-    assert "1 of 1 alarms ring:</b> fraud-here-drift." in page and "Payments &lt;changed&gt;." in page
-    assert page.count("data:image/png;base64,") == len(SECTIONS)
-    assert not re.search(r"<script|https?://|<link|\son\w+=", page)
-    for panel in PANELS:
-        assert f"<dt>{panel.title}</dt>" in page
 
 
 def test_limits_of_a_parameter_are_its_default():

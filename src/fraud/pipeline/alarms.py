@@ -13,6 +13,7 @@ from fraud.pipeline.dashboards import Metric, Panel
 from fraud.pipeline.parameters import ROOT
 
 TEMPLATE = ROOT / "infra" / "app.yml"
+SUMS = ("Sum", "SampleCount")  # statistics that grow with the period
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Alarm:
         What follows ``fraud-<endpoint>-`` in its name.
     metric : Metric
         What it watches.
+    period : int
+        Seconds that one of its points stands for.
     threshold : float
         A parameter's default where the template takes a parameter.
     parameter : str
@@ -36,6 +39,7 @@ class Alarm:
     logical: str
     name: str
     metric: Metric
+    period: int
     threshold: float
     parameter: str
 
@@ -73,7 +77,7 @@ def alarms() -> tuple[Alarm, ...]:
         parameter = at[2:-1] if at.startswith("${") else ""
         threshold = default(parameter) if parameter else float(at)
         name = said["AlarmName"].removeprefix("fraud-${EndpointName}-")
-        found.append(Alarm(logical, name, metric, threshold, parameter))
+        found.append(Alarm(logical, name, metric, int(said["Period"]), threshold, parameter))
     return tuple(found)
 
 
@@ -93,26 +97,46 @@ def _filled(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
-def limits(panel: Panel) -> list[tuple[str, float, str]]:
+def watching(panel: Panel) -> list[Alarm]:
+    """Alarms on one of a panel's metrics, with its statistic; none on states, which are their own threshold."""
+    if panel.kind == "states":
+        return []
+    shown = [(metric.namespace, metric.name, metric.dimensions, metric.stat) for metric in panel.metrics]
+    return [
+        alarm
+        for alarm in alarms()
+        if (alarm.metric.namespace, alarm.metric.name, alarm.metric.dimensions, alarm.metric.stat) in shown
+    ]
+
+
+def comparable(alarm: Alarm, period: int) -> bool:
+    """Whether points of so many seconds can be held against an alarm's threshold.
+
+    A sum over five minutes is no sum over one, nor is a fifth of it: the alarm looks at the worst minute, which neither
+    shows. Where one event is enough to ring, any period tells it.
+    """
+    return alarm.metric.stat not in SUMS or alarm.period == period or alarm.threshold == 1
+
+
+def limits(panel: Panel, period: int = 0) -> list[tuple[str, float, str]]:
     """Thresholds to draw on a panel: label, value, and the template's parameter that decides it (or nothing).
 
     Parameters
     ----------
     panel : Panel
-        Of states has none: they are their own threshold.
+        What is drawn.
+    period : int
+        Seconds that one point stands for; 0 is the panel's own period.
 
     Returns
     -------
     list of tuple of (str, float, str)
-        Those of the alarms that watch one of its metrics, with its statistic; then its own.
+        Those of the alarms that watch it and can be compared with it; then its own.
     """
-    if panel.kind == "states":
-        return []
-    shown = [(metric.namespace, metric.name, metric.dimensions, metric.stat) for metric in panel.metrics]
     watched = [
         (f"alarm {alarm.name}", alarm.threshold, alarm.parameter)
-        for alarm in alarms()
-        if (alarm.metric.namespace, alarm.metric.name, alarm.metric.dimensions, alarm.metric.stat) in shown
+        for alarm in watching(panel)
+        if comparable(alarm, period or panel.period)
     ]
     own = [
         (label, default(value), value) if isinstance(value, str) else (label, float(value), "")

@@ -68,7 +68,8 @@ def cloudwatch() -> dict[str, Any]:
             widgets.append(_widget("metric", x, y, panel.width, HEIGHT, _chart(panel)))
             x += panel.width
         y += HEIGHT
-    return {"widgets": widgets}
+    # Without "inherit" the console makes periods longer with the time shown, and sums outgrow their thresholds.
+    return {"start": "-P7D", "periodOverride": "inherit", "widgets": widgets}
 
 
 def _widget(kind: str, x: int, y: int, width: int, height: int, properties: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +77,20 @@ def _widget(kind: str, x: int, y: int, width: int, height: int, properties: dict
 
 
 def _chart(panel: Panel) -> dict[str, Any]:
+    drawn = [
+        {"label": label, "value": f"${{{parameter}}}" if parameter else value, "color": RED}
+        for label, value, parameter in limits(panel)
+    ]
+    axis = {"min": 0, "showUnits": False} | ({"label": AXES[panel.unit]} if AXES[panel.unit] else {})
+    rows = _rows(panel)
+    chart: dict[str, Any] = {"title": panel.title, "region": "${AWS::Region}", "period": panel.period, "metrics": rows}
+    if panel.kind == "states":
+        chart |= {"stacked": True, "metrics": _only_the_worst(rows)}
+        axis["max"] = 1
+    return chart | {"yAxis": {"left": axis}} | ({"annotations": {"horizontal": drawn}} if drawn else {})
+
+
+def _rows(panel: Panel) -> list[list[Any]]:
     rows: list[list[Any]] = []
     before: list[str] = []
     for metric in panel.metrics:
@@ -90,16 +105,18 @@ def _chart(panel: Panel) -> dict[str, Any]:
         options = {"stat": metric.stat, "label": metric.label} | ({"color": metric.color} if metric.color else {})
         rows.append([*short, options])
         before = row
-    drawn = [
-        {"label": label, "value": f"${{{parameter}}}" if parameter else value, "color": RED}
-        for label, value, parameter in limits(panel)
-    ]
-    axis = {"min": 0, "showUnits": False} | ({"label": AXES[panel.unit]} if AXES[panel.unit] else {})
-    chart: dict[str, Any] = {"title": panel.title, "region": "${AWS::Region}", "period": panel.period, "metrics": rows}
-    if panel.kind == "states":
-        chart["stacked"] = True
-        axis["max"] = 1
-    return chart | {"yAxis": {"left": axis}} | ({"annotations": {"horizontal": drawn}} if drawn else {})
+    return rows
+
+
+def _only_the_worst(rows: list[list[Any]]) -> list[list[Any]]:
+    """States, each where no worse one holds: two of one hour would be stacked, and the axis ends at the milder one."""
+    hidden, shown = [], []
+    for k, (*row, options) in enumerate(rows):
+        none_worse = [f"(1 - m{worse})" for worse in range(k + 1, len(rows))]
+        hidden.append([*row, {"id": f"m{k}", "stat": options["stat"], "visible": False}])
+        one = {"expression": " * ".join([f"m{k}", *none_worse]), "id": f"worst{k}"}
+        shown.append([one | {"label": options["label"], "color": options["color"]}])
+    return hidden + shown
 
 
 def _search(metric: Metric, period: int) -> str:
@@ -211,16 +228,17 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _states(panel: Panel, targets: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row that changes colour: the metrics, of which one is 1, become one number by metric math."""
+    """One row that changes colour: metric math makes one number of the states, that of the worst one that is 1."""
     for target in targets:
         target["hide"] = True
+    codes = ", ".join(f"{k} * {target['id']}" for k, target in enumerate(targets, 1))
     one = targets[0] | {
         "refId": chr(ord("A") + len(targets)),
         "id": "state",
         "hide": False,
         "label": panel.title.lower(),
         "metricEditorMode": 1,
-        "expression": " + ".join(f"{k} * {target['id']}" for k, target in enumerate(targets, 1)),
+        "expression": f"MAX([{codes}])",
         "namespace": "",
         "metricName": "",
         "dimensions": {},

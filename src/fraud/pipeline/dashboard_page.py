@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from matplotlib.axes import Axes
 
 from fraud.errors import PlatformError
-from fraud.pipeline.alarms import limits
+from fraud.pipeline.alarms import SUMS, comparable, limits, watching
 from fraud.pipeline.dashboards import RED, SECTIONS, Metric, Panel, Section
 from fraud.pipeline.plots import plain, prepared, say_nothing
 from fraud.pipeline.render import TEMPLATES
@@ -34,6 +34,14 @@ Series = tuple[str, str, list[dt.datetime], list[float]]  # label, colour, when,
 def period_for(hours: float) -> int:
     """Seconds that one point stands for, so that a line has at most ``POINTS``."""
     return next((period for period in PERIODS if hours * 3600 / period <= POINTS), PERIODS[-1])
+
+
+def _period(start: dt.datetime, end: dt.datetime) -> int:
+    return period_for((end - start).total_seconds() / 3600)
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds // 60} min" if seconds < 3600 else f"{seconds // 3600} h"
 
 
 def filled(metric: Metric, names: dict[str, str]) -> list[Metric]:
@@ -70,7 +78,7 @@ def read(section: Section, names: dict[str, str], start: dt.datetime, end: dt.da
     list of list of Series
         In the order of the panels; lines without any point are left out.
     """
-    period = period_for((end - start).total_seconds() / 3600)
+    period = _period(start, end)
     metrics = [[one for metric in panel.metrics for one in filled(metric, names)] for panel in section.panels]
     queries, known = [], {}
     for p, lines in enumerate(metrics):
@@ -94,7 +102,7 @@ def read(section: Section, names: dict[str, str], start: dt.datetime, end: dt.da
 
 
 def plot_panel(panel: Panel, lines: Sequence[Series], start: dt.datetime, end: dt.datetime, ax: Axes) -> Axes:
-    """Draw one panel; a threshold is drawn where it is in sight of the data.
+    """Draw one panel; a threshold is drawn where it is in sight of the data and can be compared with it.
 
     Parameters
     ----------
@@ -114,9 +122,11 @@ def plot_panel(panel: Panel, lines: Sequence[Series], start: dt.datetime, end: d
     prepared(ax)
     ax.set_title(panel.title, loc="left", fontsize=10)
     ax.set_xlim(start, end)
-    ax.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=5))
+    ax.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=2, maxticks=5))
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
-    ax.set_ylabel(YLABELS[panel.unit])
+    period = _period(start, end)
+    summed = any(metric.stat in SUMS for metric in panel.metrics)  # a sum means nothing without its time
+    ax.set_ylabel(f"{YLABELS[panel.unit]} in {_span(period)}" if summed else YLABELS[panel.unit])
     if not lines:
         ax.set_yticks([])
         say_nothing(ax, "no data")
@@ -131,20 +141,25 @@ def plot_panel(panel: Panel, lines: Sequence[Series], start: dt.datetime, end: d
         else:
             ax.plot(when, values, ".-", ms=4, lw=1.2, color=color or None, label=plain(label))
     top = max(scale * max(what) for *_, what in lines)
-    for value in sorted({scale * value for _, value, _ in limits(panel)}):
+    for value in sorted({scale * value for _, value, _ in limits(panel, period)}):
         if value <= 4 * top or panel.unit in ("", "share"):
             ax.axhline(value, color=RED, lw=1, ls="--", label="threshold")
             top = max(top, value)
+    for alarm in watching(panel):
+        if not comparable(alarm, period):
+            ax.plot([], [], " ", label=f"alarm: {alarm.threshold:g} in {_span(alarm.period)}, not drawn")
     ax.set_ylim(0, 1.3 * top if top else 1)
-    _legend(ax, fontsize=7, loc="upper left", ncols=3)
+    narrow = {"ncols": 3 if panel.width >= 8 else 2, "handlelength": 1.2, "columnspacing": 1.0}
+    _legend(ax, fontsize=7, loc="upper left", **narrow)
     return ax
 
 
 def _plot_states(lines: Sequence[Series], end: dt.datetime, ax: Axes) -> Axes:
     """Colour the time after each check by what it said, until the next one; a check that is missing leaves a gap."""
-    said = sorted(
-        (at, label, color) for label, color, when, what in lines for at, value in zip(when, what, strict=True) if value
-    )
+    worst: dict[dt.datetime, tuple[str, str]] = {}
+    for label, color, when, what in lines:  # from the mildest on, so that a worse one takes its place
+        worst |= {at: (label, color) for at, value in zip(when, what, strict=True) if value}
+    said = sorted((at, *one) for at, one in worst.items())
     gaps = sorted(after[0] - before[0] for before, after in zip(said, said[1:], strict=False))
     usual = gaps[len(gaps) // 2] if gaps else dt.timedelta(hours=1)
     for k, (at, label, color) in enumerate(said):

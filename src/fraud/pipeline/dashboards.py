@@ -61,7 +61,8 @@ class Panel:
     lines : mapping of str to float or str
         Thresholds without an alarm, by label; a text is a parameter of ``infra/app.yml``.
     kind : str
-        ``lines``; ``bars`` for events to be counted; ``states`` for metrics of which one is 1 at a time.
+        ``lines``; ``bars`` for events to be counted; ``states`` for metrics of which one is 1 at a time. States stand
+        from the mildest to the worst: where a point holds several, the worst is shown.
     width : int
         In a grid of 24.
     """
@@ -141,11 +142,13 @@ SECTIONS = (
             ),
             Panel(
                 "Calls of the endpoint",
-                "Calls by variant (during an A/B test there are several), and errors.",
+                "Calls by variant, and errors. During an A/B test a challenger answers too.",
                 (
                     _endpoint("Invocations", "Sum", "calls", variant="each"),
                     _endpoint("Invocation4XXErrors", "Sum", "caller's errors", AMBER),
                     _endpoint("Invocation5XXErrors", "Sum", "model's errors", RED),
+                    _endpoint("Invocation4XXErrors", "Sum", "challenger's 4xx", GREY, "Challenger"),
+                    _endpoint("Invocation5XXErrors", "Sum", "challenger's 5xx", PURPLE, "Challenger"),
                 ),
                 "count",
             ),
@@ -178,6 +181,7 @@ SECTIONS = (
                     _endpoint("ModelLatency", "p50", "p50", BLUE),
                     _endpoint("ModelLatency", "p90", "p90", AMBER),
                     _endpoint("ModelLatency", "p99", "p99", RED),
+                    _endpoint("ModelLatency", "p90", "p90 of a challenger", PURPLE, "Challenger"),
                     _endpoint("OverheadLatency", "p99", "p99 of the overhead", GREY),
                 ),
                 "us",
@@ -235,7 +239,7 @@ SECTIONS = (
             ),
             Panel(
                 "Reviews beyond the limit",
-                "Of a model being deployed: transactions sent to review, less those that the limit allows, a minute.",
+                "Of a model being deployed: transactions sent to review, less those that the limit allows.",
                 (_api("CandidateExcess", "Sum", "reviews too many", AMBER),),
                 "count",
                 60,
@@ -247,7 +251,7 @@ SECTIONS = (
         (
             Panel(
                 "Verdict",
-                "Of each drift check. A gap is an hour without a check.",
+                "Of each drift check; where a point holds several, the worst. A gap is a time without a check.",
                 (
                     _check("Ok", "Maximum", "ok", GREEN),
                     _check("InsufficientData", "Maximum", "too few payments", GREY),
