@@ -554,6 +554,85 @@ def test_the_review_rate_is_counted_exactly():
     assert found["fired"] and found["direction"] == "up"
 
 
+def test_categories_beyond_those_that_the_model_knows_are_no_news():
+    """A model that knows the 55 most frequent of many merchants finds the others unknown at training, too."""
+    names = [f"m{k}" for k in range(60)]
+    schema = Schema((Feature("merchant", "category", False, tuple(names[:55])),), roles={})
+    rng = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 61) ** 0.3
+
+    def draw(n):
+        return rng.choice(names, n, p=weights / weights.sum()).tolist()
+
+    baseline = build_baseline({"merchant": draw(20_000)}, schema, scores(20_000, 0), "run-1")
+    entry = baseline["features"]["merchant"]
+    assert entry["unseen"] > 500 and entry["count"] == sum(entry["top"].values()) + entry["other"] + entry["unseen"]
+
+    def judged(rows, of=baseline):
+        sketch = Sketch(of, schema)
+        for name, score in zip(rows, scores(len(rows), 1), strict=True):
+            sketch.add(record({"merchant": name}, score))
+        return verdict_of(sketch, of)
+
+    assert not judged(draw(2_000))["signal"]
+    drifted = judged([*draw(1_500), *("m58" for _ in range(500))])
+    assert "values that the model does not know in 28 % of payments instead of 4.8 %" in drifted["sentence"]
+
+
+def test_a_feature_called_score_does_not_speak_for_the_models_scores():
+    schema = Schema((Feature("score", "number"), Feature("amount", "number")), roles={})
+    rng = np.random.default_rng(0)
+    columns = {"score": rng.normal(0, 1, N).tolist(), "amount": rng.normal(0, 1, N).tolist()}
+    shares = {"score": 0.01, "amount": 0.99}
+    baseline = build_baseline(columns, schema, scores(N, 0), "run-1", threshold=0.5, importance=shares)
+    sketch = Sketch(baseline, schema)
+    for k in range(1_000):
+        sketch.add(record({name: values[k] for name, values in columns.items()}, 0.9))
+    assert {r["rule"] for r in verdict_of(sketch, baseline)["rules"] if r["fired"]} == {"score_psi", "review_rate"}
+
+
+def test_without_any_false_alarm_allowed_nothing_fires():
+    sketch = sketch_of(payments(2000, 1, amount=scaled(9)))
+    assert verdict_of(sketch)["signal"]
+    assert not verdict_of(sketch, policy={"false_alarm_rate": 0.0})["signal"]
+
+
+@pytest.mark.parametrize(("n", "base", "most"), [(500, 0.02, 8), (500, 0.12, 20), (2000, 0.02, 0), (2000, 0.12, 2)])
+def test_a_twentieth_sent_to_review_seldom_gives_a_signal(n, base, most):
+    """All forged payments look like fraud, in 400 windows each; a verdict then takes two signals in three checks."""
+    rng = np.random.default_rng(round(1000 * base) + n)
+    baseline = build_baseline(
+        payments(N, 0), SCHEMA, [0.9 if k < base * N else 0.1 for k in range(N)], "run-1", threshold=0.5
+    )
+    before, signals = (base * N, N), 0
+    for _ in range(400):
+        after = int(0.05 * n) + rng.binomial(n - int(0.05 * n), base)
+        found = rules._share("review_rate", "score", before, (after, n), 0.06, rules.least_moved(VERDICT_POLICY))
+        signals += found["fired"]
+    assert baseline["review_rate"] == base and signals <= most
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+@pytest.mark.parametrize(
+    ("name", "forged"),
+    [
+        ("unseen_threshold", {"card": "forged"}),
+        ("repeated_threshold", {"amount": 9.99}),
+        ("missing_threshold", {"flag": None}),
+        ("ks_threshold", {"amount": 1e6}),
+    ],
+)
+def test_no_threshold_lifts_what_protects_from_one_caller(name, forged, share):
+    columns, n = payments(2000, 7), 2000
+    sketch = Sketch(THRESHOLDED, SCHEMA)
+    for k, score in enumerate(scores(n, 7)):
+        row = {feature: values[k] for feature, values in columns.items()}
+        sketch.add(record(row | forged if k < share * n else row, score))
+    policy = {name: 0.01, "max_caller_share": share}
+    assert not verdict_of(sketch, THRESHOLDED, policy=policy)["signal"]
+    assert verdict_of(sketch, THRESHOLDED, policy=policy | {"max_caller_share": share / 4})["signal"] == (share > 0.07)
+
+
 def test_a_season_is_not_drift():
     weekend = payments(2000, 1, amount=scaled(2))
     sketch = sketch_of(weekend)
