@@ -1,4 +1,4 @@
-"""What must not make the check wrong, silent or for sale: odd lines, rare schedules, deliveries twice, heavy callers."""
+"""What must not make the check wrong, silent or for sale: odd lines, rare schedules, two deliveries, heavy callers."""
 
 import datetime as dt
 import json
