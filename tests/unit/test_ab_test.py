@@ -7,6 +7,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
@@ -117,3 +118,10 @@ def test_each_arm_is_what_its_model_answered_since_the_test_began(storage) -> No
     assert np.isnan(champion.label).all()
     storage.write_json("releases/fraud/current.json", release | {"challenger": None})
     assert ab_test.compare(run, p).arms == ()
+
+
+def test_no_chance_is_said_to_be_nothing():
+    found = pd.Series({"difference": 0.1, "low": 0.09, "high": 0.11, "p": 0.0})
+    assert ab_test._told("AUC ROC", found).endswith(", p < 0.0001")
+    found["p"] = 0.0123
+    assert ab_test._told("AUC ROC", found).endswith(", p = 0.012")

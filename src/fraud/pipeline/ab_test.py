@@ -106,8 +106,9 @@ class Comparison:
 
 def _told(what: str, found: pd.Series) -> str:
     """A difference in words."""
+    chance = "p < 0.0001" if found["p"] < 1e-4 else f"p = {found['p']:.2g}"
     between = f"95 % interval {found['low']:+.4f} to {found['high']:+.4f}"
-    return f"{what} differs by {found['difference']:+.4f} ({between}), p = {found['p']:.2g}"
+    return f"{what} differs by {found['difference']:+.4f} ({between}), {chance}"
 
 
 def compare(run: Run, p: SimpleNamespace) -> Comparison:
