@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fraud import rules
-from fraud.plaintext import figure, percent
+from fraud.plaintext import figure, listed, percent
 from fraud.schema import showable
 
 
@@ -46,11 +46,16 @@ def reason(rule: Mapping[str, Any]) -> str:
     return f"{feature} is distributed differently ({name} {score:.2f}, limit {limit:.2f})"
 
 
+def _what(rule: Mapping[str, Any]) -> str:
+    """What a rule looks at."""
+    return "the scores" if rule["rule"] in (rules.SCORE_PSI, rules.REVIEW_RATE) else showable(rule["feature"])
+
+
 def drifted(fired: Sequence[Mapping[str, Any]], n: int) -> str:
     """The sentence of a verdict DRIFT."""
-    others = list(dict.fromkeys(showable(rule["feature"]) for rule in fired[1:]))
-    others = [name for name in others if name and name != showable(fired[0]["feature"])]
-    more = f" {len(others):,} more moved: {', '.join(others[:3])}{', …' if len(others) > 3 else ''}." if others else ""
+    others = list(dict.fromkeys(_what(rule) for rule in fired[1:]))
+    others = [name for name in others if name and name != _what(fired[0])]
+    more = f" {len(others):,} more moved: {listed(others)}." if others else ""
     if fired[0]["rule"] in rules.ON_TRUTH:
         over = f"{fired[0]['n']:,} payments that are old enough to judge"
         return f"The model is no longer as right as it was: {reason(fired[0])}, over {over}.{more}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud import distances, rules
+from fraud import distances, rules, wording
 from fraud.distances import population_stability_index, relative_mean_shift
 from fraud.drift import Sketch, build_baseline, category_profile, judge, number_profile, reference_of
 from fraud.errors import DataError, ParameterError
@@ -764,3 +764,14 @@ def test_a_repeated_value_was_chosen_among_many():
     alone = distances.share_tail(0, N, round(found["current"] * 300), 300)
     assert found["p_value"] == pytest.approx(min(1.0, alone * len(sketch_of(columns).features["amount"].repeats)))
     assert found["p_value"] > alone
+
+
+def test_what_else_moved_is_named_as_people_know_it():
+    flood = sketch_of(payments(2000, 1, amount=scaled(3)), baseline=THRESHOLDED)
+    rules_ = [
+        rule(verdict_of(flood, THRESHOLDED), "mean_shift", "amount") | {"fired": True},
+        {"rule": "review_rate", "feature": "score"},
+        {"rule": "score_psi", "feature": "score"},
+        *({"rule": "psi", "feature": name} for name in ("card", "is_new", "flag")),
+    ]
+    assert wording.drifted(rules_, 2_000).endswith(" 4 more moved: the scores, card, is_new and 1 more.")
