@@ -225,10 +225,10 @@ def test_calls_that_were_not_captured_are_said(s3, pipeline):
 
 def test_requests_are_compared_and_not_payments(s3, pipeline):
     """Half of the requests are missing, though there are more payments than calls."""
-    capture(s3, 250, hour="02/10", several=8)
+    capture(s3, 250, hour="02/10", several=8, factor=1.5)
     every_five_minutes(24, 60.0)
     report = tick()
-    assert report["verdict"] == "MISSING_CAPTURE"
+    assert report["verdict"] == "MISSING_CAPTURE" and not stored(s3, report)["signal"]
     assert report["sentence"].startswith("Nothing can be judged: too few of the endpoint's calls were captured. Only ")
     assert stored(s3, report)["n"] == 2000
     assert told()[0][2] == "[fraud] nothing captured"

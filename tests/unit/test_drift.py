@@ -591,6 +591,19 @@ def test_a_feature_called_score_does_not_speak_for_the_models_scores():
     assert {r["rule"] for r in verdict_of(sketch, baseline)["rules"] if r["fired"]} == {"score_psi", "review_rate"}
 
 
+def test_answers_that_are_missing_here_and_there_are_left_out():
+    columns, n = payments(2000, 1), 2000
+    sketch = Sketch(THRESHOLDED, SCHEMA)
+    for k, score in enumerate(scores(n, 1)):
+        sketch.add(record({name: values[k] for name, values in columns.items()}, None if k % 5 < 2 else score))
+    found = verdict_of(sketch, THRESHOLDED)
+    kept = [score for k, score in enumerate(scores(n, 1)) if k % 5 >= 2]
+    share = sum(score >= 0.2 for score in kept) / len(kept)
+    assert not found["signal"] and found["review_rate"]["current"] == pytest.approx(share)
+    assert rule(found, "review_rate", "score")["current"] == pytest.approx(share)
+    assert rule(found, "score_psi", "score")["score"] < 0.05 and not found["notes"]
+
+
 def test_without_any_false_alarm_allowed_nothing_fires():
     sketch = sketch_of(payments(2000, 1, amount=scaled(9)))
     assert verdict_of(sketch)["signal"]
