@@ -162,3 +162,27 @@ def test_answers_that_were_not_captured_are_no_change_of_the_answers(s3, pipelin
     verdict = stored(s3, tick())
     assert verdict["verdict"] == "OK" and {"score_psi", "review_rate"}.isdisjoint(r["rule"] for r in verdict["rules"])
     assert "The model's answers to 450 of 500 payments were not captured" in verdict["sentence"]
+
+
+def test_earlier_checks_of_the_same_minutes_are_one_too(s3, pipeline, monkeypatch):
+    policy(persistence=[3, 3])
+    capture(s3, factor=1.5)
+    for seconds in (0, 60, 600):
+        report = at(monkeypatch, NOON + seconds)
+    assert stored(s3, report)["persistence"]["signals"] == 2
+
+
+def test_a_signal_that_an_older_version_noted_where_it_could_not_judge_is_none(s3, pipeline):
+    policy(persistence=[2, 3])
+    document = {"verdict": "MISSING_CAPTURE", "model_version": "run-1", "schema_version": 2, "signal": True}
+    put(s3, f"drift/{ENDPOINT}/verdicts/2026/01/02/110000-MISSING_CAPTURE.json", document)
+    capture(s3, factor=1.5)
+    assert stored(s3, tick())["persistence"]["signals"] == 1
+
+
+@pytest.mark.parametrize(("percentage", "verdict"), [(5, "OK"), (100, "MISSING_CAPTURE")])
+def test_of_a_small_sample_half_may_be_missing_by_chance(s3, pipeline, monkeypatch, percentage, verdict):
+    put(s3, f"releases/{ENDPOINT}/current.json", RELEASE | {"capture_percentage": percentage})
+    monkeypatch.setattr(check, "_calls", lambda *_: (40 * 100 // percentage, []))
+    capture(s3, 15, several=8)
+    assert stored(s3, tick())["verdict"] == verdict
