@@ -186,3 +186,11 @@ def test_of_a_small_sample_half_may_be_missing_by_chance(s3, pipeline, monkeypat
     monkeypatch.setattr(check, "_calls", lambda *_: (40 * 100 // percentage, []))
     capture(s3, 15, several=8)
     assert stored(s3, tick())["verdict"] == verdict
+
+
+def test_a_verdict_on_another_model_does_not_count_for_this_one(s3, pipeline):
+    """A release came between two deliveries of one event."""
+    other = {"verdict": "OK", "model_version": "run-0", "schema_version": 2}
+    put(s3, f"drift/{ENDPOINT}/judged/2026/01/02/120000.json", other)
+    capture(s3, factor=1.5)
+    assert stored(s3, tick())["verdict"] == "DRIFT"

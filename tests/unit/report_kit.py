@@ -129,7 +129,9 @@ VERSION_1 = (
 ).split()
 
 
-def fill(storage, verdict, schema, *, live=300, hostile=(), metrics=METRICS, labelled=0, frauds=0, decisions=()):
+def fill(
+    storage, verdict, schema, *, live=300, hostile=(), metrics=METRICS, labelled=0, frauds=0, decisions=(), sampled=100
+):
     """Put a release, its baseline, a window of captured payments, truth and the verdict into the bucket."""
     learnt = rows_of(schema, 500, hostile=hostile)
     columns = {f.name: [row.get(f.name) for row in learnt] for f in schema.features}
@@ -144,6 +146,8 @@ def fill(storage, verdict, schema, *, live=300, hostile=(), metrics=METRICS, lab
     storage.write_json(f"{folder}/run-1/release.json", release)
     storage.write_json(f"{folder}/run-1/baseline.json", baseline)
     storage.put(f"{folder}/run-1/schema.json", schema.to_json().encode())
+    if sampled != 100:
+        storage.write_json(f"{folder}/run-1/release.json", release | {"capture_percentage": sampled})
     if metrics:
         storage.write_json("runs/run-1/metrics.json", metrics)
     lines = [

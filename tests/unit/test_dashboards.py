@@ -356,6 +356,11 @@ def test_an_alarm_tells_people_something_that_they_understand(name):
     assert re.fullmatch(r"[A-Z][^\n]{40,300}\.", said["AlarmDescription"])
 
 
+def test_a_drift_is_over_when_no_check_of_a_day_has_found_it():
+    said = ALARMS["DriftAlarm"]
+    assert (said["Period"] * said["EvaluationPeriods"], said["DatapointsToAlarm"]) == (86_400, 1)
+
+
 def test_the_alarm_widget_shows_them_all():
     (widget,) = [widget for widget in CLOUDWATCH["widgets"] if widget["type"] == "alarm"]
     assert widget["properties"]["alarms"] == [f"${{{name}.Arn}}" for name in ALARMS]

@@ -138,6 +138,11 @@ def test_without_a_review_rate_the_one_of_training_is_taken(found, storage):
     assert report.review_rates(found(old, metrics=None))[0] == 1.0  # all bins reach beyond 0.04
 
 
+def test_of_a_sampled_capture_the_figures_stand_for_all(found):
+    verdict = kit.verdict_of(SCHEMA)  # 1,000 compared and 5 beyond what one caller may weigh
+    assert (found(verdict).payments, found(verdict, sampled=10).payments) == (1_005, pytest.approx(10_050))
+
+
 def test_endpoint_and_moment_are_named(found):
     said = " ".join(report_parts.basis(found(kit.verdict_of(SCHEMA))).text().split())
     assert "of endpoint fraud, " in said and "by the drift check at 2026-03-05T10:01:00Z" in said

@@ -48,7 +48,7 @@ def house(tmp_path, monkeypatch):
 
     def write(step, code):
         cell = 'bucket: str = ""  # where\nrun_id: str = ""  # which run\n'
-        cell += 'as_of: str = ""  # moment\nn: int = 1  # how many [1, 9]'
+        cell += 'endpoint_name: str = "shop"  # whose\nas_of: str = ""  # moment\nn: int = 1  # how many [1, 9]'
         made = new_notebook(
             cells=[
                 new_code_cell(cell, metadata={"tags": ["parameters"]}),
@@ -98,6 +98,7 @@ def test_archives_notebook_and_report_and_commits_once_all_recorded(house, tmp_p
         "runs/r1/COMMITTED",
         "runs/r1/params.json",
     ]
+    assert "<title>shop · 01_first · r1</title>" in get("runs/r1/01_first.html").decode()
     assert b"figures" in get("runs/r1/01_first.html") and b"import json" not in get("runs/r1/01_first.html")
     assert (tmp_path / "reports" / "r1" / "02_second.html").exists()
     injected = nbformat.reads(get("runs/r1/01_first.ipynb").decode(), as_version=4).metadata.papermill.parameters
