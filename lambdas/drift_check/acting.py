@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import message
@@ -15,9 +17,14 @@ from check import Found
 
 from fraud import advice, governor
 from fraud.decision import DRY_RUN, FAILED, Decision, Outcome
+from fraud.errors import DataError
+from fraud.labels import hour_folder
 from fraud.moment import iso, seconds
 
 DAY = 86_400.0
+CALL = "StartPipelineExecution"  # by which the governor starts, and a person by hand
+RUN = 7 * DAY  # from a start to its release, with a person's approval in between
+FIRST = 20  # topics of a verdict that make it news
 AT_ONCE = 8  # records read; a check each minute leaves 1,440 of them a day
 
 
@@ -56,28 +63,62 @@ def act(
     outcome : Outcome or None
         Of the governor.
     failure : Exception or None
-        Why the retraining could not be started. People have been told; it is raised in the end, so that the event is
-        delivered again.
+        The first thing that went wrong. What could be done is done: people are told, the record is kept. It is raised
+        in the end, so that the event is delivered again.
     """
     if dry_run:
         return Outcome(Decision(False, (DRY_RUN,))), None
-    outcome, failure = None, None
-    try:
+    outcome, failures = None, list[Exception]()
+    with _noted(failures):
         outcome = _govern(settings, bucket, release, found.verdict, policy, owner)
-    except (ClientError, BotoCoreError, ValueError) as error:
-        failure = error
     decided = outcome or Outcome(Decision(False, (FAILED,)))
-    topics: list[str] = []
+    told: list[str] = []
     if settings.topic and found.verdict["verdict"] in message.WHAT:
-        topics = news(
-            advice.topics(found.verdict), decided.decision, _records(bucket, settings.endpoint, now), found.key
-        )
+        records: list[dict[str, Any]] = []
+        with _noted(failures):  # without the records: rather twice than not at all
+            records = _records(bucket, settings.endpoint, now)
+        topics = news(advice.topics(found.verdict), decided.decision, records, found.key)
         if topics:
-            text = message.text(settings.endpoint, settings.bucket, found.key, found.verdict, outcome)
-            message.send(settings.topic, *text)
-    made = governor.record(found.verdict, decided, now, policy, verdict_key=found.key, owner=owner, told=topics)
-    bucket.put_once(governor.record_key(made), made)  # after people are told: rather twice than not at all
-    return outcome, failure
+            why = None if outcome else failures[0]
+            with _noted(failures):
+                text = message.text(settings.endpoint, settings.bucket, found.key, found.verdict, outcome, why)
+                message.send(settings.topic, *text)
+                told = topics
+    made = governor.record(found.verdict, decided, now, policy, verdict_key=found.key, owner=owner, told=told)
+    with _noted(failures):
+        bucket.put_once(governor.record_key(made), made)  # after people are told, for the same reason
+    return outcome, next(iter(failures), None)
+
+
+@contextmanager
+def _noted(failures: list[Exception]) -> Iterator[None]:
+    """Whatever goes wrong here, what comes next is done all the same."""
+    try:
+        yield
+    except Exception as error:
+        failures.append(error)
+
+
+class _State(State):
+    """The governor's state, with an error that names it where it cannot be used."""
+
+    def get(self) -> tuple[dict[str, Any] | None, str | None]:
+        name = f"s3://{self.bucket.name}/{self.key}"
+        try:
+            document, etag = super().get()
+        except ValueError as error:
+            raise DataError(f"{name} is no JSON: restore an earlier version, or delete it.") from error
+        return governor.checked(document, name), etag
+
+
+class _Pipeline(Pipeline):
+    """CodePipeline as `fraud.governor.Pipeline`."""
+
+    def runs_since(self, moment: float) -> list[tuple[str, float]]:
+        """Executions that a call has started since then; clocks may differ by a few seconds."""
+        calls = [one for one in self._newest() if one.get("trigger", {}).get("triggerType", CALL) == CALL]
+        runs = [(str(one["pipelineExecutionId"]), seconds(one["startTime"])) for one in calls]
+        return sorted((run for run in runs if run[1] >= moment - 5), key=lambda run: run[1])
 
 
 def _govern(
@@ -88,12 +129,14 @@ def _govern(
     policy: Mapping[str, Any],
     owner: str,
 ) -> Outcome:
-    state = State(bucket, f"locks/drift/{settings.endpoint}.json")
+    state = _State(bucket, f"locks/drift/{settings.endpoint}.json")
 
-    def labels() -> int:
-        return new_labels(bucket, seconds(release["released_at"]), int(policy.get("min_new_labels", 1)))
+    def labels() -> int | None:
+        last = (state.get()[0] or {}).get("last_start")
+        since = learnt(seconds(release["released_at"]), seconds(last) if last else None)
+        return new_labels(bucket, since, int(policy.get("min_new_labels", 1)))
 
-    return governor.start_once(verdict, state, Pipeline(settings.pipeline), policy, owner, time.time, labels)
+    return governor.start_once(verdict, state, _Pipeline(settings.pipeline), policy, owner, time.time, labels)
 
 
 def _records(bucket: Bucket, endpoint: str, now: float) -> list[dict[str, Any]]:
@@ -101,20 +144,29 @@ def _records(bucket: Bucket, endpoint: str, now: float) -> list[dict[str, Any]]:
     folder, since = f"drift/{endpoint}/decisions/", iso(now - DAY)
     # A record's name begins with its second; whatever follows that stands before a tilde.
     first = f"{folder}{since[:10].replace('-', '/')}/{since[11:19].replace(':', '')}~"
+    found = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [json.loads(body) for body in pool.map(bucket.read, bucket.keys(folder, first))]
+        for body in pool.map(bucket.read, bucket.keys(folder, first)):
+            try:
+                made = json.loads(body)
+            except ValueError:
+                continue  # damaged: it has told nobody of anything
+            if isinstance(made, dict) and isinstance(made.get("told", []), list):
+                found.append(made)
+    return found
 
 
 def news(topics: list[str], decision: Decision, records: list[dict[str, Any]], key: str) -> list[str]:
     """What people are to be told of, with all that belongs to it; nothing when it has been told within a day.
 
     A drift that lasts is judged every hour. It is told once a day, and at once when something else moves, a retraining
-    is started, or could not be.
+    is started, or could not be. All that belongs to a verdict has been told with it, but only its first topics make it
+    news: where everything moves a little, something hovers at its limit all day.
 
     Parameters
     ----------
     topics : list of str
-        Of the verdict.
+        Of the verdict, in its order.
     decision : Decision
         On the verdict.
     records : list of dict
@@ -122,24 +174,56 @@ def news(topics: list[str], decision: Decision, records: list[dict[str, Any]], k
     key : str
         Where the verdict lies.
     """
-    mine = [made for made in records if made["verdict_key"] == key]
-    started = decision.start and not any(made["start"] for made in mine)
-    topics = [*topics, *([FAILED] if FAILED in decision.reasons else [])]
-    known = {topic for made in records for topic in made.get("told", ())}
-    return topics if started or not known.issuperset(topics) else []
+    mine = [made for made in records if made.get("verdict_key") == key]
+    started = decision.start and not any(made.get("start") and made.get("told") for made in mine)
+    failed = [FAILED] if FAILED in decision.reasons else []
+    known = {topic for made in records for topic in made.get("told") or ()}
+    return [*topics, *failed] if started or not known.issuperset([*topics[:FIRST], *failed]) else []
 
 
-def new_labels(bucket: Bucket, since: float, enough: int) -> int:
-    """How many labels have come in since a moment; counting stops when there are enough.
+def learnt(released: float, last_start: float | None) -> float:
+    """Since when labels are new to the model in service; seconds since 1970.
+
+    A retraining reads the labels some time between its start and its release, so those that come in between may have
+    been read or not. They count as new: counted twice they bring a retraining too many, not counted they hold one up.
+    A retraining that was not released has read them as well, and failed the gate with what they teach.
+
+    Parameters
+    ----------
+    released : float
+        When the model in service was released.
+    last_start : float or None
+        When a retraining was started last.
+    """
+    return last_start if last_start is not None and released < last_start + RUN else released
+
+
+def new_labels(bucket: Bucket, since: float, enough: int) -> int | None:
+    """How many labels have come in since a moment; None when that cannot be read.
+
+    Counting stops when there are enough: most come into the folders of their hours, and all else is listed only where
+    those are too few. There a file may have any name, and is new by the moment at which it came.
 
     A payment that nobody complained about becomes legitimate by its age alone. That teaches little about fraud, and is
     not counted.
     """
+    first = hour_folder(since)
     count = 0
-    for item in bucket.items("labels/", after=f"labels/{iso(since)[:13].replace('-', '/').replace('T', '/')}"):
-        if count >= enough:
-            break
-        if item.modified >= since and item.size:
-            lines = sum(bool(line.strip()) for line in bucket.read(item.key).split(b"\n"))
-            count += max(0, lines - item.key.endswith(".csv"))
+    try:
+        others = itertools.takewhile(lambda item: item.key <= first, bucket.items("labels/"))
+        for item in itertools.chain(bucket.items("labels/", after=first), others):
+            if item.modified >= since and item.size and item.key.endswith((".jsonl", ".csv")):
+                count += _labels(bucket, item.key)
+            if count >= enough:
+                break
+    except (ClientError, BotoCoreError):
+        return None
     return count
+
+
+def _labels(bucket: Bucket, key: str) -> int:
+    try:
+        lines = sum(bool(line.strip()) for line in bucket.read(key).split(b"\n"))
+    except FileNotFoundError:
+        return 0  # gone since it was listed
+    return max(0, lines - key.endswith(".csv"))

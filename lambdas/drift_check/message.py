@@ -9,6 +9,7 @@ import aws
 
 from fraud.advice import advice
 from fraud.decision import FAILED, Outcome, in_words
+from fraud.errors import FraudError
 from fraud.verdict import DRIFT, MISSING_CAPTURE, SCHEMA_CHANGED
 
 WHAT = {DRIFT: "drift", MISSING_CAPTURE: "nothing captured", SCHEMA_CHANGED: "other fields"}
@@ -23,7 +24,14 @@ THEN = {
 SAID = 2  # pieces of advice; the report has them all
 
 
-def text(endpoint: str, bucket: str, key: str, verdict: Mapping[str, Any], outcome: Outcome | None) -> tuple[str, str]:
+def text(
+    endpoint: str,
+    bucket: str,
+    key: str,
+    verdict: Mapping[str, Any],
+    outcome: Outcome | None,
+    failure: Exception | None = None,
+) -> tuple[str, str]:
     """Subject and message.
 
     Parameters
@@ -35,10 +43,12 @@ def text(endpoint: str, bucket: str, key: str, verdict: Mapping[str, Any], outco
         Its verdict is a key of ``WHAT``.
     outcome : Outcome or None
         Of the governor; None when the retraining could not be started.
+    failure : Exception, optional
+        Why it could not; said when it is one of this product's own, whose sentence is for people.
     """
     started = outcome is not None and outcome.decision.start
     if outcome is None:
-        action = in_words(FAILED)
+        action = f"{in_words(FAILED)} {failure}" if isinstance(failure, FraudError) else in_words(FAILED)
     elif started:
         action = f"{in_words(outcome.decision.reasons)} Execution {outcome.execution_id}."
     else:

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fraud import labels
 from fraud.cohort import COHORTS, DAY, DELAYS, EDGES, UNIT, WEEK, Cohort, id_hash, weeks
 from fraud.errors import DataError
-from fraud.labels import LabelColumns, label_columns, parse_label_csv, parse_label_file
 from fraud.performance import delay_of, judge_performance
 
 FORMAT = 1
@@ -34,6 +34,8 @@ whether all days have been searched for its payment."""
 
 FILES = 500  # label files read in one check; the others wait for the next
 OVERLAP = 2 * DAY  # label files may come into hours that are over
+EARLY = 20_000  # label files before these; with more, they are listed once a day
+AHEAD = float(DAY)  # a label from later than that is refused: no later report could correct it
 KEPT_DAYS = 2  # a report waits so long for its payment, whose capture may be late
 EAGER_BYTES = 32 << 20  # of scores; with more, reports are joined once a day
 ROWS = 5_000_000  # payments put into their days in one check; the others follow in the next
@@ -134,31 +136,37 @@ def performance_of(
     version, today, delay = baseline["model_version"], int(now // DAY), delay_of(known, policy)
     files = _Files(list_keys, read_bytes, put)
     state_key = f"drift/{endpoint}/truth/{version}/state.json"
-    state, before = _State.read(files, state_key)
-    joining = state.joined != today or state.size <= EAGER_BYTES
-    first = today - COHORTS * WEEK - int(delay) - 1
-    parts = _parts(files, f"drift/{endpoint}/scores/{version}/", first) if joining else {}
-    if not parts and not state.days:
-        return None
-    new = _reports(files, state, now, min(parts, default=0), label_columns(columns))
-    waiting = latest(np.concatenate([state.waiting_reports(files), new]))
-    if joining:
-        state.days = {day: one for day, one in state.days.items() if day >= first}
-        if delay > 0:
-            parts.pop(today, None)  # nothing is said about a day before it is over: it is put together once
-        waiting, whole = _join(files, f"drift/{endpoint}/", version, state, parts, waiting, float(known["threshold"]))
-        expired = waiting["day"] < today - KEPT_DAYS
-        state.unknown += int(expired.sum())
-        waiting, state.joined = waiting[~expired], today if whole else -1
-    state.waiting = files.keep(f"drift/{endpoint}/truth/{version}/waiting", waiting, state.waiting)
-    if (after := state.to_bytes()) != before:
-        files.write(state_key, after)
-    days = {day: one.counts for day, one in state.days.items()}
-    found = judge_performance(known, weeks(days, now, delay), policy)
-    found["summary"]["notes"] += state.notes()
-    for rule in found["rules"] if state.unread else ():  # those read first are no fair sample
-        rule |= {"fired": False, "detail": f"{rule['detail']}, while reports wait to be read"}
-    return found
+
+    def judge(state: _State, before: bytes) -> dict[str, Any] | None:
+        joining = state.joined != today or state.size <= EAGER_BYTES
+        first = today - COHORTS * WEEK - int(delay) - 1
+        parts = _parts(files, f"drift/{endpoint}/scores/{version}/", first) if joining else {}
+        if not parts and not state.days:
+            return None
+        new = _reports(files, state, now, min(parts, default=0), labels.label_columns(columns))
+        waiting = latest(np.concatenate([files.rows(state.waiting, REPORT), new]))
+        if joining:
+            state.days = {day: one for day, one in state.days.items() if day >= first}
+            if delay > 0:
+                parts.pop(today, None)  # nothing is said about a day before it is over: it is put together once
+            waiting, whole = _join(files, f"drift/{endpoint}/", version, state, parts, waiting, known["threshold"])
+            expired = waiting["day"] < today - KEPT_DAYS
+            state.unknown += int(expired.sum())
+            waiting, state.joined = waiting[~expired], today if whole else -1
+        state.waiting = files.keep(f"drift/{endpoint}/truth/{version}/waiting", waiting, state.waiting)
+        if (after := state.to_bytes()) != before:
+            files.write(state_key, after)
+        days = {day: one.counts for day, one in state.days.items()}
+        found = judge_performance(known, weeks(days, now, delay), policy)
+        found["summary"]["notes"] += state.notes()
+        for rule in found["rules"] if state.unread else ():  # those read first are no fair sample
+            rule |= {"fired": False, "detail": f"{rule['detail']}, while reports wait to be read"}
+        return found
+
+    try:
+        return judge(*_State.read(files, state_key))
+    except (FileNotFoundError, DataError):  # what the state rests on is gone or damaged, and can be made anew
+        return judge(_State(), b"")
 
 
 @dataclass
@@ -209,12 +217,15 @@ class _Day:
 class _State:
     """What is known so far; the manifest.
 
-    ``since`` and ``seen``: label files from that key on are looked at, and those were read. ``waiting``: reports whose
-    payment has not been found. ``unreadable`` lines, ``unread`` files, reports of ``unknown`` payments.
+    ``since`` and ``seen``: of the folders of hours those from that key on are looked at, and those files were read.
+    ``early`` files before that key were listed on the day ``swept``. ``waiting``: reports whose payment has not been
+    found. ``unreadable`` lines, ``unread`` files, reports of ``unknown`` payments.
     """
 
     since: str = ""
     seen: list[str] = field(default_factory=list)
+    early: int = 0
+    swept: int = -1
     waiting: str = ""
     unreadable: int = 0
     unread: int = 0
@@ -224,7 +235,7 @@ class _State:
 
     @classmethod
     def read(cls, files: _Files, key: str) -> tuple[_State, bytes]:
-        """The state and its bytes; a new one where there is none, or one of another format."""
+        """The state and its bytes; a new one where there is none, or one of another format or kind."""
         try:
             document = json.loads(body := files.read(key))
             if document.pop("format") == FORMAT:
@@ -232,11 +243,12 @@ class _State:
                 found = cls(**document)
                 for day, one in days.items():
                     found.days[int(day)] = _Day(**one | {"counts": Cohort.from_dict(one["counts"])})
-                return found, body
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError, TypeError, DataError):  # all can be read again from labels and parts
-            return cls(), b""
+                days = found.days.values()
+                models = [(found, _State(seen=[""])), *((one, _Day([""], "", 0, "", Cohort())) for one in days)]
+                if all(_alike(*pair) for pair in [*models, *((one.counts, Cohort()) for one in days)]):
+                    return found, body
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, DataError):
+            pass  # all can be read again from labels and parts
         return cls(), b""
 
     def to_bytes(self) -> bytes:
@@ -248,9 +260,6 @@ class _State:
         """Bytes of all scores."""
         return sum(one.n for one in self.days.values()) * SCORE.itemsize
 
-    def waiting_reports(self, files: _Files) -> np.ndarray:
-        return files.rows(self.waiting, REPORT)
-
     def notes(self) -> list[str]:
         found = []
         if self.unread:
@@ -258,6 +267,15 @@ class _State:
         if self.unreadable:
             found.append(f"{self.unreadable:,} lines of label files cannot be read and say nothing.")
         return found
+
+
+def _alike(given: object, model: object) -> bool:
+    """Whether all fields, and the items of lists, are of the model's types."""
+    for name, value in vars(given).items():
+        like = vars(model)[name]
+        if type(value) is not type(like) or (isinstance(value, list) and {*map(type, value)} - {type(like[0])}):
+            return False
+    return True
 
 
 def _parts(files: _Files, prefix: str, first: int) -> dict[int, list[str]]:
@@ -269,15 +287,14 @@ def _parts(files: _Files, prefix: str, first: int) -> dict[int, list[str]]:
     return found
 
 
-def _reports(files: _Files, state: _State, now: float, first: int, columns: LabelColumns) -> np.ndarray:
+def _reports(files: _Files, state: _State, now: float, first: int, columns: labels.LabelColumns) -> np.ndarray:
     """Reports in label files that were not read before, oldest file first; the state remembers what was."""
     state.since = state.since or f"labels/{_date(first)}/"
-    seen, year = set(state.seen), int(state.since[7:11])
-    # A name like labels/2026-01.csv stands before labels/2026/: such are looked for by themselves.
-    aside = [key for one in range(year, year + 2) for key in _before(files.list("labels/", f"labels/{one}"), one)]
-    aside = [key for key in aside if key <= state.since]
-    listed = [*aside, *files.list("labels/", state.since)]
-    listed = [key for key in listed if key.endswith((".jsonl", ".csv"))]
+    today, seen = int(now // DAY), set(state.seen)
+    aside: list[str] = []
+    if whole := state.swept != today or state.early <= EARLY:
+        state.swept, (state.early, aside) = today, labels.keys_aside(files.list, state.since)
+    listed = [key for key in (*aside, *files.list("labels/", state.since)) if key.endswith((".jsonl", ".csv"))]
     fresh = [key for key in listed if f"{id_hash(key):x}" not in seen]
     batches = [np.empty(0, REPORT)]
     for key in fresh[:FILES]:
@@ -286,9 +303,9 @@ def _reports(files: _Files, state: _State, now: float, first: int, columns: Labe
         except FileNotFoundError:
             continue  # gone since it was listed
         if key.endswith(".csv"):
-            told, problems = parse_label_csv(body, key, columns, now)
+            told, problems = labels.parse_label_csv(body, key, columns, now, AHEAD)
         else:
-            told, problems = parse_label_file(body, key)
+            told, problems = labels.parse_label_file(body, key, now, AHEAD)
         told.sort(key=lambda one: (one.time, one.label))
         rows = [(id_hash(one.inference_id), one.time, one.label, int(now // DAY), False) for one in told]
         batches.append(np.array(rows, REPORT))
@@ -296,19 +313,15 @@ def _reports(files: _Files, state: _State, now: float, first: int, columns: Labe
         seen.add(f"{id_hash(key):x}")
     unread = fresh[FILES:]
     state.unread = len(unread)
-    recent = f"labels/{datetime.fromtimestamp(max(0.0, now - OVERLAP), UTC):%Y/%m/%d/%H}/"
-    state.since = max(state.since, min([recent, *(f"{key.rsplit('/', 1)[0]}/" for key in unread)]))
-    state.seen = sorted(seen & {f"{id_hash(key):x}" for key in listed if key > state.since or key in aside})
+    if unread:
+        state.swept = -1  # they must be found again
+    late = [key for key in unread if labels.in_hour_folder(key)]
+    recent = labels.hour_folder(max(0.0, now - OVERLAP))
+    state.since = max(state.since, min([recent, *(f"{key.rsplit('/', 1)[0]}/" for key in late)]))
+    if whole:  # else some that were read have not been listed
+        seen &= {f"{id_hash(key):x}" for key in listed if key > state.since or not labels.in_hour_folder(key)}
+    state.seen = sorted(seen)
     return np.concatenate(batches)
-
-
-def _before(keys: Iterable[str], year: int) -> list[str]:
-    found = []
-    for key in keys:
-        if key >= f"labels/{year}/":
-            break
-        found.append(key)
-    return found
 
 
 def _join(
@@ -368,7 +381,11 @@ def within(ids: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 def first_of_each(rows: np.ndarray) -> np.ndarray:
-    """Sort payments by id; of several with one id the earliest stays."""
+    """Sort payments by id; of several with one id the earliest stays.
+
+    Of one day, that is: what is sent again after midnight counts as scored on both days. To know better, each day would
+    have to be compared with all before it.
+    """
     rows = rows[np.lexsort((rows["score"], rows["second"], rows["id"]))]
     return rows[np.r_[True, rows["id"][1:] != rows["id"][:-1]]] if len(rows) else rows
 

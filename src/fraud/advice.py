@@ -9,6 +9,7 @@ from fraud.plaintext import listed, percent, shown
 from fraud.rules import ON_TRUTH
 
 Rule = Mapping[str, Any]
+OF_A_FEATURE = ("repeated", "missing", "new", "moved", "collected")  # causes
 
 
 def advice(verdict: Mapping[str, Any]) -> list[str]:
@@ -30,16 +31,23 @@ def advice(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def topics(verdict: Mapping[str, Any]) -> list[str]:
-    """What a verdict is about, for who must not tell the same thing again and again: the causes of a drift, or itself.
+    """What a verdict is about, for who must not tell the same thing again and again, in its order.
+
+    That is the verdict itself, or the causes of a drift; the cause of a change in a feature is told of each feature.
+    Which rule has seen it, and how many have, is the same thing.
 
     Examples
     --------
-    >>> topics({"verdict": "DRIFT", "rules": [{"rule": "unseen", "fired": True}, {"rule": "psi", "fired": False}]})
-    ['new']
+    >>> rules = [{"rule": name, "feature": "card4", "fired": True} for name in ("unseen", "psi", "ks", "recall")]
+    >>> topics({"verdict": "DRIFT", "rules": rules})
+    ['new:card4', 'moved:card4', 'truth']
     >>> topics({"verdict": "MISSING_CAPTURE", "rules": []})
     ['MISSING_CAPTURE']
     """
-    return [verdict["verdict"]] if verdict["verdict"] in QUIET else sorted(_groups(verdict))
+    if verdict["verdict"] in QUIET:
+        return [verdict["verdict"]]
+    named = ((_cause(rule), rule["feature"]) for rule in verdict["rules"] if rule["fired"])
+    return list(dict.fromkeys(f"{cause}:{feature}" if cause in OF_A_FEATURE else cause for cause, feature in named))
 
 
 def _groups(verdict: Mapping[str, Any]) -> dict[str, list[Rule]]:

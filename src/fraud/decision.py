@@ -43,6 +43,7 @@ POLICY: dict[str, float] = {"min_records": 500, "cool_down_hours": 24.0, "daily_
 """What holds where a policy is silent; names and units as in the parameters of 04_drift_report."""
 
 CLAIMED, STARTED = "claimed", "started"
+EXPIRES = 3300.0  # seconds for which a claim holds: it is over for the next hour's check
 DAY = 86_400.0  # seconds over which the daily cap counts
 
 
@@ -106,6 +107,16 @@ def in_words(reasons: Iterable[str] | Mapping[str, Any]) -> str:
     return " ".join(SENTENCES.get(code, f"The reason is {code}.") for code in codes)
 
 
+def claimed(state: Mapping[str, Any]) -> bool:
+    """Whether a start was begun that nobody has marked as done."""
+    return bool(state.get("status") == CLAIMED and state.get("token"))
+
+
+def _holds(state: Mapping[str, Any], now: float) -> bool:
+    """Whether a claim is to be finished. One that is over decides nothing: what held it up may last for days."""
+    return claimed(state) and not (state.get("claimed_at") and now - seconds(state["claimed_at"]) >= EXPIRES)
+
+
 def recent_starts(state: Mapping[str, Any] | None, now: float) -> list[dict[str, Any]]:
     """Starts of the last 24 hours, the oldest first: ``{"at", "execution_id"}`` each.
 
@@ -149,6 +160,8 @@ def decide(
 ) -> Decision:
     """Decide whether a verdict starts a retraining.
 
+    A start that was begun is finished, while its claim holds; one whose claim is over is decided anew.
+
     Where nothing asks for a retraining, because there is no drift or because the window has had its own, the limits on
     retrainings are not looked at. That drift persists is in the verdict already.
 
@@ -178,10 +191,12 @@ def decide(
     told_by_truth = any(rule["fired"] and rule["rule"] in ON_TRUTH for rule in verdict.get("rules", ()))
     if verdict["n"] < policy["min_records"] and not told_by_truth:  # truth has a minimum of its own
         reasons.append(MIN_RECORDS)
-    if state.get("status") == CLAIMED and state.get("token"):  # the limits were kept when it was claimed
+    if _holds(state, now):  # the limits were kept when it was claimed
         return Decision(False, tuple(reasons)) if reasons else Decision(True, (RECOVERED,))
-    if state.get("window_end") and seconds(verdict["window"]["end"]) <= seconds(state["window_end"]):
-        return Decision(False, (*reasons, DUPLICATE))
+    if state.get("window_end"):
+        end, last = seconds(verdict["window"]["end"]), seconds(state["window_end"])
+        if end < last or (end == last and not claimed(state)):  # a claim that is over has had no retraining
+            return Decision(False, (*reasons, DUPLICATE))
     if in_flight:
         reasons.append(IN_FLIGHT)
     if state.get("last_start") and now - seconds(state["last_start"]) < policy["cool_down_hours"] * 3600:

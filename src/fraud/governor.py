@@ -3,19 +3,21 @@
 Whether it starts is decided in `fraud.decision`. The start is a small protocol over one object with conditional writes:
 *claim* it, start the pipeline with a token that is the same for every delivery of the same window, mark it *started*.
 Whoever finds a claim that was never marked finishes it: after looking for an execution that began since, and with the
-same token. The kill switch lies in the same object, so that a claim and a pause cannot both be written.
+same token. A claim holds for almost an hour; then it counts only if its run is there, else all is decided anew. The
+kill switch lies in the same object, so that a claim and a pause cannot both be written.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fraud.decision import (
     CLAIMED,
     CONTENDED,
     DUPLICATE,
+    EXPIRES,
     IN_FLIGHT,
     POLICY,
     RECOVERED,
@@ -23,13 +25,14 @@ from fraud.decision import (
     STARTED,
     Decision,
     Outcome,
+    claimed,
     decide,
     in_words,
     recent_starts,
     record,
     record_key,
 )
-from fraud.errors import ConflictError
+from fraud.errors import ConflictError, DataError
 from fraud.moment import iso, seconds
 
 __all__ = [  # the codes of reasons are in fraud.decision
@@ -38,6 +41,7 @@ __all__ = [  # the codes of reasons are in fraud.decision
     "Outcome",
     "Pipeline",
     "Store",
+    "checked",
     "decide",
     "in_words",
     "pause",
@@ -51,6 +55,7 @@ __all__ = [  # the codes of reasons are in fraud.decision
 ]
 
 _ATTEMPTS = 20
+_MARGIN = 300.0  # seconds before a claim expires from which nobody starts it: a call, with its repetitions, takes less
 
 
 class Store(Protocol):
@@ -69,8 +74,8 @@ class Pipeline(Protocol):
     def in_flight(self) -> bool:
         """Whether an execution is under way."""
 
-    def started_since(self, moment: float) -> str | None:
-        """Id of the newest execution that was started by a call since then; None without one."""
+    def runs_since(self, moment: float) -> Sequence[tuple[str, float]]:
+        """Id and begin of each execution that a call has started since then, the oldest first."""
 
     def start(self, token: str) -> str:
         """Start an execution and return its id; the same token gives the same execution."""
@@ -130,6 +135,8 @@ def start_once(
     labels: list[int | None] = []
     for _ in range(_ATTEMPTS):
         decision = decide(verdict, state, clock(), policy)
+        if decision.reasons == (START,) and state and claimed(state) and _own(state, pipeline):
+            decision = Decision(True, (RECOVERED,))  # that claim is over, but not without its run
         if decision.reasons == (START,):
             decision = decide(verdict, state, clock(), policy, pipeline.in_flight())
         if decision.reasons == (START,) and decision.notes and new_labels:
@@ -151,10 +158,10 @@ def start_once(
                 continue  # another's claim, or one's own, is there to be finished
         assert state is not None  # decide() takes only what is there for a claim
         reason = START if state.get("owner") == owner else RECOVERED
-        execution_id = _finish(state, etag, store, pipeline, fresh, clock)
-        if execution_id is None:  # a person's execution is under way; the claim waits for a later delivery
-            return Outcome(Decision(False, (IN_FLIGHT,)), None, before, known)
-        found = (reason,)
+        execution_id, busy = _finish(state, etag, store, pipeline, fresh, clock)
+        if execution_id is None:  # a person's execution is under way, or it is late; a later delivery sees to the claim
+            return Outcome(Decision(False, (IN_FLIGHT if busy else CONTENDED,)), None, before, known)
+        found = tuple(dict.fromkeys((*found, reason)))  # an earlier window's is said, too
         if state["token"] == token:
             return Outcome(Decision(True, found, decision.notes), execution_id, before, known)
         state, etag = store.get()
@@ -183,24 +190,30 @@ def _claim(verdict: Mapping[str, Any], state: Mapping[str, Any] | None, owner: s
 
 def _finish(
     claim: dict[str, Any], etag: str | None, store: Store, pipeline: Pipeline, fresh: bool, clock: Callable[[], float]
-) -> str | None:
-    """Start what was claimed, or find it started, and mark it; None when another execution is under way.
+) -> tuple[str | None, bool]:
+    """Start what was claimed, or find it started, and mark it.
 
     Even one's own fresh claim is looked up before the start: a process that was held up here for long may find that
     others finished its claim, and the service may have forgotten the token by then.
+
+    Returns
+    -------
+    execution_id : str or None
+        None when nothing could be started.
+    busy : bool
+        Whether another execution is under way.
     """
     busy = not fresh and pipeline.in_flight()  # asked first: what begins in between is found by the look-up
-    execution_id = pipeline.started_since(seconds(claim["claimed_at"]))
-    if execution_id in [item.get("execution_id") for item in claim.get("starts", ())]:
-        execution_id = None  # an earlier window's, from just before the claim: clocks differ by seconds
+    execution_id, began = _own(claim, pipeline) or (None, None)
     if execution_id is None:
-        if busy:
-            return None
+        if busy or clock() >= seconds(claim["claimed_at"]) + EXPIRES - _MARGIN:
+            return None, busy  # who finds the claim expired must not be overtaken by this start
         execution_id = pipeline.start(claim["token"])
     for _ in range(_ATTEMPTS):
         now = clock()
-        starts = [*recent_starts(claim, now), {"at": iso(now), "execution_id": execution_id}]
-        done = claim | {"status": STARTED, "last_start": iso(now), "starts": starts, "execution_id": execution_id}
+        at = iso(now if began is None else began)  # found late, it has begun no later
+        starts = [*recent_starts(claim, now), {"at": at, "execution_id": execution_id}]
+        done = claim | {"status": STARTED, "last_start": at, "starts": starts, "execution_id": execution_id}
         try:
             store.put_if(done, etag)
             break
@@ -209,7 +222,69 @@ def _finish(
             if not state or state.get("token") != claim["token"] or state.get("status") == STARTED:
                 break  # another delivery marked it, or this one did and the answer was lost
             claim = state  # changed by a person, who may have paused it
-    return execution_id
+    return execution_id, busy
+
+
+def _own(claim: Mapping[str, Any], pipeline: Pipeline) -> tuple[str, float] | None:
+    """The run that a claim was made for, and when it began; None while there is none.
+
+    No list of runs tells their tokens. It is the first one that a call has started while the claim held, but for that
+    of an earlier window from just before: clocks differ by seconds. A run that a person started later is not its own.
+    """
+    since = seconds(claim["claimed_at"])
+    known = {item.get("execution_id") for item in claim.get("starts", ())}
+    runs = (run for run in pipeline.runs_since(since) if run[0] not in known and run[1] < since + EXPIRES)
+    return next(runs, None)
+
+
+def checked(state: Any, name: str) -> dict[str, Any] | None:
+    """Return a stored state as it is, if it can be used.
+
+    Parameters
+    ----------
+    state : object
+        What the stored JSON holds; None when nothing is stored.
+    name : str
+        Of the object, for people.
+
+    Raises
+    ------
+    DataError
+        When it cannot.
+
+    Examples
+    --------
+    >>> checked({"starts": [1]}, "locks/drift/fraud.json")
+    Traceback (most recent call last):
+    fraud.errors.DataError: locks/drift/fraud.json is no state of the governor (an item of starts has no moment): ...
+    """
+    if state is None or not (wrong := _wrong(state)):
+        return state  # type: ignore[no-any-return]
+    raise DataError(
+        f"{name} is no state of the governor ({wrong}): restore an earlier version, or delete it and pause again if "
+        "retraining was paused."
+    )
+
+
+def _wrong(state: Any) -> str:
+    if not isinstance(state, dict):
+        return "it is no JSON object"
+    for field in ("window_end", "claimed_at", "last_start"):
+        if state.get(field) is not None and not _is_moment(state[field]):
+            return f"{field} is no moment"
+    starts = state.get("starts") or []
+    if not isinstance(starts, list) or not all(isinstance(one, dict) and _is_moment(one.get("at")) for one in starts):
+        return "an item of starts has no moment"
+    if claimed(state) and not state.get("claimed_at"):
+        return "a claim has no claimed_at"
+    return ""
+
+
+def _is_moment(given: Any) -> bool:
+    try:
+        return isinstance(given, str) and bool(iso(given))
+    except (ValueError, OverflowError):
+        return False
 
 
 def paused(state: Mapping[str, Any] | None, by: str, reason: str, now: float) -> dict[str, Any]:

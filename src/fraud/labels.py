@@ -12,9 +12,11 @@ import binascii
 import csv
 import datetime as dt
 import io
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fraud.errors import CaptureFormatError
@@ -22,6 +24,7 @@ from fraud.moment import iso, seconds
 
 TRUTH, MATURE, PSEUDO, UNKNOWN = "truth", "mature", "pseudo", "unknown"
 TOLERANCE = 300.0  # seconds that a sender's clock may be ahead
+_HOUR = re.compile(r"labels/\d{4}/\d\d/\d\d/\d\d/")
 _VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
@@ -67,6 +70,51 @@ class LabelColumns(NamedTuple):
 def label_columns(given: Sequence[str] | None) -> LabelColumns:
     """``label_columns`` of a release; the usual ones where it says nothing."""
     return LabelColumns(*given) if given else LabelColumns()
+
+
+def hour_folder(moment: float) -> str:
+    """Folder of the hour of a moment, as SageMaker names it.
+
+    Examples
+    --------
+    >>> hour_folder(3600)
+    'labels/1970/01/01/01/'
+    """
+    return f"labels/{dt.datetime.fromtimestamp(moment, dt.UTC):%Y/%m/%d/%H}/"
+
+
+def in_hour_folder(key: str) -> bool:
+    """Whether a key lies in the folder of an hour; the name of any other says nothing of when it came.
+
+    Examples
+    --------
+    >>> in_hour_folder("labels/2026/01/02/12/a.jsonl"), in_hour_folder("labels/2026/01/bank.csv")
+    (True, False)
+    """
+    return bool(_HOUR.match(key))
+
+
+def keys_aside(list_keys: Callable[[str], Iterable[str]], since: str) -> tuple[int, list[str]]:
+    """Label files that a listing from a key on does not show, and that may be new all the same.
+
+    A bank's CSV has any name, and may stand before the folders of hours or between them.
+
+    Parameters
+    ----------
+    list_keys : callable
+        ``(prefix) -> keys`` in order.
+    since : str
+        Folder of an hour, from which on all is listed.
+
+    Returns
+    -------
+    passed : int
+        Keys until there.
+    keys : list of str
+        Those of them that lie in the folder of no hour.
+    """
+    before = list(itertools.takewhile(lambda key: key <= since, list_keys("labels/")))
+    return len(before), [key for key in before if not in_hour_folder(key)]
 
 
 def parse_label_line(
@@ -159,7 +207,7 @@ def parse_label_file(
 
 
 def parse_label_csv(
-    body: bytes, key: str, columns: LabelColumns, delivered: float
+    body: bytes, key: str, columns: LabelColumns, delivered: float, tolerance: float = math.inf
 ) -> tuple[list[GroundTruth], list[tuple[int, str]]]:
     """Read a CSV of labels, such as a bank's file of chargebacks.
 
@@ -175,6 +223,8 @@ def parse_label_csv(
         What the columns are called.
     delivered : float
         When the file came (seconds since 1970): the time of a row that names none.
+    tolerance : float
+        Rows from so many seconds after that are refused; by default none are.
 
     Returns
     -------
@@ -199,7 +249,10 @@ def parse_label_csv(
                 if None in row or None in row.values():
                     raise CaptureFormatError("the row has another number of fields than the header")
                 if not columns.label or row[columns.label].strip():
-                    labels.append(_csv_label(row, key, columns, delivered))
+                    label = _csv_label(row, key, columns, delivered)
+                    if label.time > delivered + tolerance:
+                        raise CaptureFormatError("the label lies in the future")
+                    labels.append(label)
             except CaptureFormatError as error:
                 problems.append((rows.line_num, str(error)))
     except csv.Error:

@@ -333,6 +333,7 @@ def _notes(known: Cohort, judged: Cohort | None, mature: Sequence[Cohort], delay
     if late and late["p90_days"] > delay:
         notes.append(
             f"A tenth of the frauds is reported after {late['p90_days']:.0f} days or later, but silence counts as "
-            f"legitimate after {delay:g} days: the newest weeks will still gain frauds (truth_delay_days)."
+            f"legitimate after {delay:g} days: the newest weeks will still gain frauds. Raise delay_days of 02_train "
+            "to what reports take; it holds from the next training on."
         )
     return notes

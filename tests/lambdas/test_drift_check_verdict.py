@@ -5,7 +5,7 @@ import json
 
 import pytest
 from botocore.exceptions import ClientError
-from drift_check_kit import NOON, app, aws, capture, check, invoked, metric, stored, tick, told
+from drift_check_kit import NOON, app, capture, check, invoked, metric, stored, tick, told
 from lambdas_kit import BUCKET, ENDPOINT, RELEASE, keys, load_module, put
 
 from fraud.advice import advice
@@ -130,7 +130,9 @@ def test_a_drift_that_lasts_is_told_once_and_what_is_new_at_once(s3, pipeline, m
     capture(s3, factor=1.5, hour="02/13", end=NOON + 4 * 3600, card="jcb")
     assert at(monkeypatch, NOON + 4 * 3600)["verdict"] == "DRIFT"
     assert len(told()) == 2 and "card4 has values that training never saw" in told()[1][1]
-    assert [made["told"] for made in decisions(s3)] == [["moved"], [], [], [], ["collected", "moved", "new"]]
+    assert [made["told"] for made in decisions(s3)] == [
+        ["moved:TransactionAmt"], [], [], [], ["moved:TransactionAmt", "collected:card4", "new:card4", "moved:card4"],
+    ]  # fmt: skip
 
 
 def test_what_lasts_is_told_again_after_a_day(s3, pipeline, monkeypatch):
@@ -146,6 +148,7 @@ RECORDS = [
     {"verdict_key": "k0", "start": False, "told": ["missing", "moved"]},
     {"verdict_key": "k1", "start": True, "told": ["new"]},
     {"verdict_key": "k2", "start": False, "told": ["FAILED", "moved"]},
+    {"verdict_key": "k3", "start": True, "told": []},  # the message could not be sent
     {"verdict_key": "old", "start": False},  # of a version that kept no such thing
 ]
 
@@ -159,6 +162,7 @@ RECORDS = [
         (["moved"], ("START",), "k9", ["moved"]),
         (["moved"], ("START",), "k2", ["moved"]),  # it failed before
         (["new"], ("START",), "k1", []),  # the same event once more
+        (["new"], ("START",), "k3", ["new"]),
         (["moved"], ("FAILED",), "k9", []),
         (["MISSING_CAPTURE"], ("NOT_DRIFT",), "k9", ["MISSING_CAPTURE"]),
     ],
@@ -349,35 +353,6 @@ def test_truth_is_handed_over_and_a_failure_there_is_a_note(s3, pipeline, monkey
     report = at(monkeypatch, NOON + 3600)
     assert report["verdict"] == "OK"
     assert report["sentence"].endswith("What is known of the truth could not be read (ValueError).")
-
-
-def test_labels_since_the_release_are_something_new_to_learn(s3, pipeline, monkeypatch):
-    policy(min_new_labels=3)
-    capture(s3, factor=1.5)
-    put(s3, "labels/2025/12/31/23/old.jsonl", {})
-    s3.put_object(Bucket=BUCKET, Key="labels/2026/01/02/11/new.jsonl", Body=b"{}\n{}\n")
-    assert tick()["decision"]["reasons"] == ["NOTHING_NEW_TO_LEARN"]
-    s3.put_object(Bucket=BUCKET, Key="labels/bank.csv", Body=b"id,label\n1,1\n")
-    assert at(monkeypatch, NOON + 3600)["decision"]["reasons"] == ["START"]
-
-
-def test_labels_from_before_the_release_are_known_already():
-    class Folder:
-        def items(self, prefix, after):
-            listed = [("labels/2026/01/02/11/a.jsonl", 90.0, 9), ("labels/2026/01/02/11/b.jsonl", 100.0, 9)]
-            listed += [("labels/bank.csv", 110.0, 9), ("labels/empty.csv", 110.0, 0), ("labels/last.csv", 120.0, 9)]
-            return (aws.Item(key, "", size, modified) for key, modified, size in listed)
-
-        def read(self, key):
-            read.append(key)
-            return b"id\n1\n\n2\n"
-
-    read = []
-    assert acting.new_labels(Folder(), 100.0, 100) == 3 + 2 + 2
-    assert read == ["labels/2026/01/02/11/b.jsonl", "labels/bank.csv", "labels/last.csv"]
-    read.clear()
-    assert acting.new_labels(Folder(), 100.0, 3) == 3
-    assert len(read) == 1
 
 
 # ------------------------------------------------------------------------------------------------------ metrics

@@ -397,15 +397,6 @@ def test_a_check_that_dies_is_made_good_by_the_next(died):
     assert bucket.days() == expected(payments, {name: (bad, moment(6)) for name, (_, _, bad) in payments.items()})
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"format": 0}', b'{"format": 1}', b'{"format": 1, "days": {"1": {}}}'])
-def test_a_state_that_cannot_be_read_is_made_anew(body):
-    bucket, payments = served(5)
-    bucket.report(f"{hour(5)}/a.jsonl", ("tx-1-1", 1, moment(5)))
-    bucket.objects[STATE] = body
-    bucket.check(5)
-    assert bucket.days() == expected(payments, {"tx-1-1": (1, moment(5))})
-
-
 def test_counts_on_other_bins_are_made_anew(monkeypatch):
     bucket, payments = served(5)
     bucket.check(5)

@@ -77,9 +77,9 @@ class Pipeline:
     def in_flight(self):
         return self.running
 
-    def started_since(self, moment):
+    def runs_since(self, moment):
         with self.lock:
-            return next((item[1] for item in reversed(self.started) if item[2] >= moment - 5), None)
+            return [item[1:] for item in self.started if item[2] >= moment - 5]
 
     def start(self, token):
         before, after, _ = self.faults()

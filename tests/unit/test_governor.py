@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud import decision
-from fraud.decision import Decision, Outcome, allowed_from, decide, in_words, recent_starts, record, record_key
-from fraud.governor import token_for
+from fraud.decision import EXPIRES, Decision, Outcome, allowed_from, decide, in_words, recent_starts, record, record_key
+from fraud.errors import DataError
+from fraud.governor import checked, token_for
 from fraud.moment import iso, seconds
 from fraud.verdict import VERDICTS
 
 CODES = {value for name, value in vars(decision).items() if name == value and name != "DRIFT"}
 STARTED = {"status": "started", "token": "t", "window_end": iso(HOUR), "last_start": iso(HOUR)}
-CLAIMED = STARTED | {"status": "claimed"}
+CLAIMED = STARTED | {"status": "claimed", "window_end": iso(2 * HOUR), "claimed_at": iso(2 * HOUR)}
+OVER = 2 * HOUR + EXPIRES  # the moment from which that claim decides nothing
 FOUR = [{"at": iso(hour * HOUR), "execution_id": f"e{hour}"} for hour in (1, 8, 15, 22)]
 
 
@@ -47,6 +49,12 @@ FOUR = [{"at": iso(hour * HOUR), "execution_id": f"e{hour}"} for hour in (1, 8, 
         (verdict(7), STARTED, 7 * HOUR, True, "IN_FLIGHT"),
         (verdict(2), CLAIMED, 2 * HOUR, True, "RECOVERED"),
         (verdict(), CLAIMED, HOUR, False, "RECOVERED"),
+        (verdict(3), CLAIMED, OVER - 1, False, "RECOVERED"),
+        (verdict(3), CLAIMED, OVER, False, "COOL_DOWN"),
+        (verdict(3), CLAIMED | {"last_start": None}, OVER, False, "START"),
+        (verdict(2), CLAIMED | {"last_start": None}, OVER, False, "START"),  # it has had no retraining
+        (verdict(2), CLAIMED | {"last_start": None}, OVER, True, "IN_FLIGHT"),
+        (verdict(1), CLAIMED | {"last_start": None}, OVER, False, "DUPLICATE"),
         (verdict(2), CLAIMED | {"paused": True}, 2 * HOUR, False, "PAUSED"),
         (verdict(2, n=99), CLAIMED, 2 * HOUR, False, "MIN_RECORDS"),
         (verdict(2, "OK"), CLAIMED, 2 * HOUR, False, "NOT_DRIFT"),
@@ -112,6 +120,7 @@ states = st.none() | st.fixed_dictionaries(
         "paused": st.booleans(),
         "status": st.sampled_from(["claimed", "started"]),
         "token": st.just("t"),
+        "claimed_at": moments.map(iso),
         "window_end": moments.map(iso),
         "last_start": st.none() | moments.map(iso),
         "starts": st.lists(moments.map(lambda moment: {"at": iso(moment), "execution_id": "e"}), max_size=4),
@@ -137,7 +146,9 @@ def blocking(verdict, state, now, policy, in_flight, new_labels):
     """The conditions one by one, as the page for people words them."""
     state, policy = state or {}, decision.POLICY | policy
     drift, claimed = verdict["verdict"] == "DRIFT", state.get("status") == "claimed" and "token" in state
-    had = "window_end" in state and seconds(verdict["window"]["end"]) <= seconds(state["window_end"])
+    end, last = seconds(verdict["window"]["end"]), seconds(state.get("window_end", iso(0)))
+    had = "window_end" in state and (end < last or end == last and not claimed)
+    claimed = claimed and not ("claimed_at" in state and now - seconds(state["claimed_at"]) >= 55 * 60)
     last = state.get("last_start")
     starts = [item["at"] for item in state.get("starts", [])] or [last] * bool(last)
     limits = drift and not claimed and not had
@@ -277,6 +288,38 @@ def test_a_record_of_a_start():
 def test_a_record_without_a_window():
     made = record({"verdict": "INSUFFICIENT_DATA"}, Outcome(Decision(False, ("NO_RELEASE",))), HOUR, {})
     assert (made["window"], made["n"], made["endpoint"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "wrong"),
+    [
+        ([1], "it is no JSON object"),
+        ("x", "it is no JSON object"),
+        (5, "it is no JSON object"),
+        (True, "it is no JSON object"),
+        ({"starts": [{}]}, "an item of starts has no moment"),
+        ({"starts": [1]}, "an item of starts has no moment"),
+        ({"starts": {"at": iso(0)}}, "an item of starts has no moment"),
+        ({"starts": [{"at": iso(0)}, {"at": None}]}, "an item of starts has no moment"),
+        ({"last_start": "soon"}, "last_start is no moment"),
+        ({"last_start": 5}, "last_start is no moment"),
+        ({"window_end": ["x"]}, "window_end is no moment"),
+        ({"claimed_at": {}}, "claimed_at is no moment"),
+        ({"status": "claimed", "token": "t"}, "a claim has no claimed_at"),
+    ],
+)
+def test_a_state_that_cannot_be_used_is_named(state, wrong):
+    with pytest.raises(DataError) as found:
+        checked(state, "locks/x.json")
+    assert str(found.value).startswith(
+        f"locks/x.json is no state of the governor ({wrong}): restore an earlier version"
+    )
+
+
+@given(states)
+def test_a_state_that_can_be_used_stays_as_it_is(state):
+    claim = {"claimed_at": iso(0)} | state if state else state
+    assert checked(claim, "x") is claim
 
 
 @given(verdicts, states, moments, policies, st.booleans(), labels)

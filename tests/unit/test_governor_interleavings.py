@@ -201,12 +201,14 @@ class Histories(RuleBasedStateMachine):
                 if history.plan and history.plan[0] == "refused":  # 409: another conditional write at that instant
                     history.plan.pop(0)
                     raise ConflictError("at the same instant")
-                before, after, repeated = faults()
-                if before:
+                lost, after, repeated = faults()
+                if lost:
                     raise Killed
                 if etag != (str(self.tag) if self.document else None):
                     raise ConflictError("somebody else wrote it")
-                if document["status"] == "claimed" and (self.document or {}).get("status") != "claimed":
+                before = self.document or {}
+                made = (before.get("status"), before.get("claimed_at")) != ("claimed", document.get("claimed_at"))
+                if document["status"] == "claimed" and made:
                     history.claims.append((history.now, history.labels, history.paused_now))
                 self.document, self.tag = dict(document), self.tag + 1
                 if repeated:

@@ -241,8 +241,8 @@ def test_a_claim_that_its_holder_starts_while_another_looks_is_no_persons_execut
     faults = [(True, False, False)]
 
     class Slow(Pipeline):
-        def started_since(self, moment):
-            found = super().started_since(moment)
+        def runs_since(self, moment):
+            found = super().runs_since(moment)
             if not self.started and not faults:  # the holder was late, not dead
                 self.start(token_for("fraud", "run-1", verdict()["window"]))
                 self.running = True
@@ -263,6 +263,7 @@ def test_a_claim_that_is_finished_late_keeps_the_starts_of_a_day_only():
     with pytest.raises(Lost):
         run(store, pipeline, verdict(20), now=20 * HOUR)
     assert len(store.document["starts"]) == 1
+    store.document["claimed_at"] = iso(39.5 * HOUR)  # the window before was claimed then
     assert run(store, pipeline, verdict(40), now=40 * HOUR, owner="b").decision.reasons[0] == "RECOVERED"
     assert [item["at"] for item in store.document["starts"]] == [iso(40 * HOUR)]
 
@@ -299,11 +300,11 @@ def test_the_execution_of_an_earlier_window_is_not_taken_for_this_ones():
 
 
 def test_a_claim_of_an_earlier_window_is_finished_and_the_later_one_cools_down():
-    store, pipeline = Store(), Pipeline(lambda: 2 * HOUR, lambda: faults.pop() if faults else NONE)
+    store, pipeline = Store(), Pipeline(lambda: 1.25 * HOUR, lambda: faults.pop() if faults else NONE)
     faults = [(True, False, False)]
     with pytest.raises(Lost):
         run(store, pipeline)
-    outcome = run(store, pipeline, verdict(2), now=2 * HOUR, owner="b")
+    outcome = run(store, pipeline, verdict(1.25), now=1.25 * HOUR, owner="b")
     assert outcome.decision == Decision(True, ("RECOVERED", "COOL_DOWN"))
     assert outcome.execution_id == "execution-0"
     assert [item[0] for item in pipeline.started] == [token_for("fraud", "run-1", verdict()["window"])]

@@ -12,6 +12,9 @@ from fraud.errors import CaptureFormatError
 from fraud.labels import (
     GroundTruth,
     LabelColumns,
+    hour_folder,
+    in_hour_folder,
+    keys_aside,
     parse_label_csv,
     parse_label_file,
     parse_label_line,
@@ -168,6 +171,25 @@ def test_what_a_csv_cannot_say_has_line_and_reason(body, line, reason):
     labels, problems = parse_label_csv(body, "k", COLUMNS, DELIVERED)
     assert [at for at, _ in problems] == [line] and reason in problems[0][1]
     assert all(one.inference_id == "a" for one in labels)
+
+
+def test_rows_of_a_csv_from_the_future_are_refused_where_that_is_asked_for():
+    body = csv_file("a,1,5000", "b,1,5010", "c,1,5011", "d,1,")
+    labels, problems = parse_label_csv(body, "k", COLUMNS, DELIVERED, 10.0)
+    assert [one.inference_id for one in labels] == ["a", "b", "d"]
+    assert problems == [(4, "the label lies in the future")]
+    assert len(parse_label_csv(body, "k", COLUMNS, DELIVERED)[0]) == 4
+
+
+def test_what_a_listing_from_an_hour_on_does_not_show():
+    hours = ["labels/2025/12/31/23/a.jsonl", "labels/2026/01/02/11/b.csv", "labels/2026/01/02/12/c.jsonl"]
+    aside = ["labels/01-2026.csv", "labels/2025/12/31/x.csv", "labels/2025/12/bank.csv", "labels/2026-01.csv"]
+    keys = sorted([*hours, *aside, "labels/2026/01/02/12.csv", "labels/bank.csv"])
+    since = hour_folder(1_767_357_296.0)
+    assert since == "labels/2026/01/02/12/"
+    passed, found = keys_aside(lambda prefix: keys, since)
+    assert found == sorted([*aside, "labels/2026/01/02/12.csv"]) and passed == len(found) + 2
+    assert [in_hour_folder(key) for key in hours] == [True] * 3
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the shared capture samples are not on this machine")

@@ -424,7 +424,7 @@ def test_late_reports_are_said():
         late.add(0.5, 1, THRESHOLD, delay_days=k % 40)
     found = judge_performance(KNOWN, [late], {"truth_delay_days": 7})["summary"]
     assert found["reported_after"] == {"median_days": 16.0, "p90_days": 34.0}
-    assert any("truth_delay_days" in note for note in found["notes"])
+    assert any("Raise delay_days of 02_train" in note for note in found["notes"])
     assert not judge_performance(KNOWN, [late], {"truth_delay_days": 40})["summary"]["notes"]
     assert sum(late.delays) == 100 and len(late.delays) == DELAYS
 
