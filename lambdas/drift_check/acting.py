@@ -17,12 +17,10 @@ from check import Found
 
 from fraud import advice, governor
 from fraud.decision import DRY_RUN, FAILED, Decision, Outcome
-from fraud.errors import DataError
 from fraud.labels import hour_folder
 from fraud.moment import iso, seconds
 
 DAY = 86_400.0
-CALL = "StartPipelineExecution"  # by which the governor starts, and a person by hand
 RUN = 7 * DAY  # from a start to its release, with a person's approval in between
 FIRST = 20  # topics of a verdict that make it news
 AT_ONCE = 8  # records read; a check each minute leaves 1,440 of them a day
@@ -99,28 +97,6 @@ def _noted(failures: list[Exception]) -> Iterator[None]:
         failures.append(error)
 
 
-class _State(State):
-    """The governor's state, with an error that names it where it cannot be used."""
-
-    def get(self) -> tuple[dict[str, Any] | None, str | None]:
-        name = f"s3://{self.bucket.name}/{self.key}"
-        try:
-            document, etag = super().get()
-        except ValueError as error:
-            raise DataError(f"{name} is no JSON: restore an earlier version, or delete it.") from error
-        return governor.checked(document, name), etag
-
-
-class _Pipeline(Pipeline):
-    """CodePipeline as `fraud.governor.Pipeline`."""
-
-    def runs_since(self, moment: float) -> list[tuple[str, float]]:
-        """Executions that a call has started since then; clocks may differ by a few seconds."""
-        calls = [one for one in self._newest() if one.get("trigger", {}).get("triggerType", CALL) == CALL]
-        runs = [(str(one["pipelineExecutionId"]), seconds(one["startTime"])) for one in calls]
-        return sorted((run for run in runs if run[1] >= moment - 5), key=lambda run: run[1])
-
-
 def _govern(
     settings: Settings,
     bucket: Bucket,
@@ -129,14 +105,14 @@ def _govern(
     policy: Mapping[str, Any],
     owner: str,
 ) -> Outcome:
-    state = _State(bucket, f"locks/drift/{settings.endpoint}.json")
+    state = State(bucket, f"locks/drift/{settings.endpoint}.json")
 
     def labels() -> int | None:
         last = (state.get()[0] or {}).get("last_start")
         since = learnt(seconds(release["released_at"]), seconds(last) if last else None)
         return new_labels(bucket, since, int(policy.get("min_new_labels", 1)))
 
-    return governor.start_once(verdict, state, _Pipeline(settings.pipeline), policy, owner, time.time, labels)
+    return governor.start_once(verdict, state, Pipeline(settings.pipeline), policy, owner, time.time, labels)
 
 
 def _records(bucket: Bucket, endpoint: str, now: float) -> list[dict[str, Any]]:

@@ -13,12 +13,14 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from fraud.errors import ConflictError
+from fraud.errors import ConflictError, DataError
+from fraud.governor import checked
 from fraud.moment import seconds
 
 PATIENCE = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 5, "mode": "standard"})
 CHANGED = {"409", "412", "404", "ConditionalRequestConflict", "PreconditionFailed", "NoSuchKey"}
 RUNNING = {"InProgress", "Stopping"}
+CALL = "StartPipelineExecution"  # by which the governor starts, and a person by hand
 PIECE = 8 << 20  # bytes of a large object read at once
 
 
@@ -143,9 +145,15 @@ class State:
     key: str
 
     def get(self) -> tuple[dict[str, Any] | None, str | None]:
-        """Document and tag."""
-        found = self.bucket.find(self.key)
-        return (json.loads(found[0]), found[1]) if found else (None, None)
+        """Document and tag; an error names a document that cannot be used."""
+        if (found := self.bucket.find(self.key)) is None:
+            return None, None
+        name = f"s3://{self.bucket.name}/{self.key}"
+        try:
+            document = json.loads(found[0])
+        except ValueError as error:
+            raise DataError(f"{name} is no JSON: restore an earlier version, or delete it.") from error
+        return checked(document, name), found[1]
 
     def put_if(self, document: dict[str, Any], etag: str | None) -> str:
         """Write if the tag still holds."""
@@ -166,13 +174,11 @@ class Pipeline:
         """Whether an execution is under way, whoever started it."""
         return any(item["status"] in RUNNING for item in self._newest())
 
-    def started_since(self, moment: float) -> str | None:
-        """Execution that was started by a call since then; clocks may differ by a few seconds."""
-        for item in self._newest():
-            kind = item.get("trigger", {}).get("triggerType", "StartPipelineExecution")
-            if kind == "StartPipelineExecution" and seconds(item["startTime"]) >= moment - 5:
-                return str(item["pipelineExecutionId"])
-        return None
+    def runs_since(self, moment: float) -> list[tuple[str, float]]:
+        """Executions that a call has started since then; clocks may differ by a few seconds."""
+        calls = [one for one in self._newest() if one.get("trigger", {}).get("triggerType", CALL) == CALL]
+        runs = [(str(one["pipelineExecutionId"]), seconds(one["startTime"])) for one in calls]
+        return sorted((run for run in runs if run[1] >= moment - 5), key=lambda run: run[1])
 
     def start(self, token: str) -> str:
         """Start an execution; the same token starts it once."""

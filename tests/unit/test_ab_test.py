@@ -14,7 +14,7 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from fraud import capture
 from fraud.labels import GroundTruth, render_label_line
 from fraud.moment import iso
-from fraud.pipeline import ab_test, plots
+from fraud.pipeline import ab_test, plots, scored
 from fraud.pipeline.ab_test import Arm, Comparison
 from fraud.pipeline.runs import now
 from fraud.schema import NUMBER, Feature, Schema
@@ -125,3 +125,13 @@ def test_no_chance_is_said_to_be_nothing():
     assert ab_test._told("AUC ROC", found).endswith(", p < 0.0001")
     found["p"] = 0.0123
     assert ab_test._told("AUC ROC", found).endswith(", p = 0.012")
+
+
+def test_truth_is_found_whatever_its_file_is_called(storage):
+    """Delivered in January, named after December; an old hour's file is not read."""
+    line = f"{render_label_line(GroundTruth('p1', 1, 1_767_700_000.0))}\n".encode()
+    storage.put("labels/2025-12.csv", b"inference_id,label\np2,1\n")
+    storage.put("labels/2026/01/06/12/a.jsonl", line)
+    storage.put("labels/2025/11/06/12/a.jsonl", line.replace(b"p1", b"p3"))
+    found = scored.truth(storage, dt.datetime(2026, 1, 5, tzinfo=dt.UTC).timestamp(), ["inference_id", "label", ""])
+    assert set(found) == {"p1", "p2"}

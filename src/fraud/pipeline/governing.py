@@ -198,7 +198,9 @@ def in_lines(found: Mapping[str, Any], now: dt.datetime) -> list[str]:
     else:
         lines.append("No retraining was started yet.")
     if found["status"] == decision.CLAIMED:
-        lines.append("A start was begun and not finished; the next check that finds drift finishes it.")
+        lines.append(
+            "A start was begun and not finished; a check that finds drift finishes it, or decides anew an hour after."
+        )
     lines.append(
         f"Starts in the last 24 hours: {found['starts_in_24_hours']} of {policy['daily_cap']:g}. They are at least "
         f"{policy['cool_down_hours']:g} hours apart and need {policy['min_records']:,g} payments and "

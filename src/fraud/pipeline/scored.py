@@ -8,7 +8,7 @@ from typing import Any
 
 from fraud.capture import Record, hour_prefixes, only_live, parse_file
 from fraud.errors import CaptureFormatError
-from fraud.labels import GroundTruth, label_columns, parse_label_csv, parse_label_file, resolve
+from fraud.labels import GroundTruth, in_hour_folder, label_columns, parse_label_csv, parse_label_file, resolve
 from fraud.pipeline.runs import now
 from fraud.pipeline.storage import Storage
 from fraud.pipeline.strategies import VARIANT
@@ -65,7 +65,9 @@ def truth(storage: Storage, since: float, columns: Sequence[str] | None = None) 
     """
     first = dt.datetime.fromtimestamp(since - 3600, dt.UTC)
     said: list[GroundTruth] = []
-    for key in storage.list_keys("labels/", after=f"labels/{first:%Y/%m/%d/%H}"):
+    for key in storage.list_keys("labels/"):
+        if in_hour_folder(key) and key < f"labels/{first:%Y/%m/%d/%H}":
+            continue  # a bank's CSV has any name, and may stand anywhere
         if key.endswith(".csv"):
             found, _ = parse_label_csv(storage.get(key), key, label_columns(columns), now().timestamp())
         else:
