@@ -231,7 +231,10 @@ def test_nothing_that_a_release_refers_to_expires(template):
         rule for rule in rules if set(rule) & {"ExpirationInDays", "NoncurrentVersionExpiration", "Transitions"}
     ]
     prefixes = [rule["Prefix"]["Fn::Sub"] if isinstance(rule["Prefix"], dict) else rule["Prefix"] for rule in expiring]
-    assert prefixes == ["data-capture/", *(f"drift/${{EndpointName}}/{part}/" for part in ("sketches", "scores"))]
+    assert prefixes == [
+        "data-capture/",
+        *(f"drift/${{EndpointName}}/{part}/" for part in ("sketches", "judged", "scores")),
+    ]
 
 
 def test_where_names_exactly_what_the_pipeline_reads(template):
