@@ -20,6 +20,7 @@ from fraud.sketch import Sketch
 SLACK = 1.25  # a caller's share of a day is not always the same
 DAYS = 3  # before fewer nothing is usual
 WEEK = 7  # days looked back on
+_ROUNDING = 1e-9  # payments: a share that is reached exactly is not passed
 
 
 def limits(names: Iterable[str], share: float, usual: Mapping[str, float]) -> dict[str, float]:
@@ -81,12 +82,12 @@ def most_each(totals: Mapping[str, int], others: int, shares: Mapping[str, float
     order = sorted(totals, key=lambda name: (-totals[name] / shares[name], name))
     rest, taken, whole = others + sum(totals.values()), 0.0, float(others + sum(totals.values()))
     for place, name in enumerate(order):
-        if totals[name] <= shares[name] * whole:
-            return {held: math.floor(shares[held] * whole + 1e-9) for held in order[:place]}
+        if totals[name] <= shares[name] * whole + _ROUNDING:
+            return {held: math.floor(shares[held] * whole + _ROUNDING) for held in order[:place]}
         # Shares are reached exactly: each is of all that count, which are the rest and what those shares leave room for
         rest, taken = rest - totals[name], taken + shares[name]
         whole = rest / max(1.0 - taken, 1e-12)
-    return {held: math.floor(shares[held] * whole + 1e-9) for held in order}
+    return {held: math.floor(shares[held] * whole + _ROUNDING) for held in order}
 
 
 def shrunk(sketch: Sketch, baseline: Mapping[str, Any], schema: Schema | None, n: int) -> Sketch:

@@ -94,7 +94,7 @@ def test_the_finished_retraining_was_mailed_with_what_it_is_worth(house, run):
     assert re.fullmatch(r"\[fraud\] \d{4}-\d\d-\d\d PROMOTED fraud · AUC ROC 0\.\d{4} · exec1", message["Subject"])
     assert message["To"] == "fraud-team@example.com" and message["Date"]
     said = " ".join(message.get_body(("plain",)).get_content().split())
-    assert "came into service by canary" in said and f"runs/exec1/ ({house.environment['AWS_ENDPOINT_URL']}" in said
+    assert "came into service by canary" in said and f"runs/exec1/ {house.environment['AWS_ENDPOINT_URL']}" in said
     assert [part.get_filename() for part in message.iter_attachments()] == ["02_train.html", "04_drift_report.html"]
 
 

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fraud.callers import apportioned, limits, most_each, shrunk, usual_shares
@@ -44,6 +44,8 @@ def judged(hours, share, enough=1, usual=None):
     st.lists(st.tuples(st.integers(1, 2000), st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])), max_size=12),
     st.integers(0, 3000),
 )
+@example([(1, 1 / 3), (2, 1 / 3)], 1)
+@example([(3, 1 / 3), (3, 0.5)], 1)
 def test_the_shares_are_reached_and_not_passed(given, others):
     sizes = {str(k): n for k, (n, _) in enumerate(given)}
     shares = {str(k): share for k, (_, share) in enumerate(given)}
