@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test prove-loop prove-serving bench lint format lock sample local clean
+.PHONY: help install run test prove-properties prove-loop prove-serving bench lint format lock sample local clean
 
 help:  ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## make the environment in .venv from the lock file
 
@@ -30,6 +30,9 @@ run: install  ## the whole loop on this machine; HISTORY=your.csv uses your own 
 
 test: install  ## every test that is not a long proof
 	@OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
+
+prove-properties: install  ## the property tests on examples that no run has tried before
+	@HYPOTHESIS_PROFILE=explore OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n auto $$(grep -rl --include='*.py' '@given\|RuleBasedStateMachine' tests)
 
 prove-loop: install  ## the long proofs: kill -9 at every step, the loop on the real data sets, Evidently beside us
 	@$(PYTEST) -m slow --ignore tests/serving --ignore tests/lambdas

@@ -9,11 +9,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# A machine may be slow or busy: no example fails for the time it takes.
-hypothesis.settings.register_profile(
-    "any speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("any speed")
+# A machine may be slow or busy: no example fails for the time it takes. `make test` tries the same examples each time,
+# so that it says something of the change at hand; `make prove-properties` looks for others.
+WANTED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("same", derandomize=True, database=None, **WANTED)
+hypothesis.settings.register_profile("explore", **WANTED)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 ROOT = Path(__file__).resolve().parents[1]
 
