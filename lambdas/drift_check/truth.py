@@ -12,22 +12,18 @@ two checks at the same moment one wins as a whole, and what the other had read i
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from truth_state import SCORE, Day, Files, Keys, State
 
 from fraud import labels
 from fraud.cohort import COHORTS, DAY, DELAYS, EDGES, UNIT, WEEK, Cohort, id_hash, weeks
 from fraud.errors import DataError
 from fraud.performance import delay_of, judge_performance
 
-FORMAT = 1
-SCORE = np.dtype([("id", "<u8"), ("score", "<f4"), ("second", "<i4")])
-"""One scored payment: `fraud.cohort.id_hash`, the score, the second of its UTC day. 16 bytes; sorted by id."""
 REPORT = np.dtype([("id", "<u8"), ("time", "<f8"), ("label", "i1"), ("day", "<i4"), ("tried", "?")])
 """One report: about whom, when it became known (seconds since 1970), 0 or 1, the day number on which it was read, and
 whether all days have been searched for its payment."""
@@ -39,13 +35,6 @@ AHEAD = float(DAY)  # a label from later than that is refused: no later report c
 KEPT_DAYS = 2  # a report waits so long for its payment, whose capture may be late
 EAGER_BYTES = 32 << 20  # of scores; with more, reports are joined once a day
 ROWS = 5_000_000  # payments put into their days in one check; the others follow in the next
-
-
-class Keys(Protocol):
-    """Lists keys in order."""
-
-    def __call__(self, prefix: str, after: str = "") -> Iterable[str]:
-        """Keys under a prefix, those after a name only."""
 
 
 def append_scores(
@@ -134,10 +123,10 @@ def performance_of(
     if not (known := baseline.get("performance")):
         return None
     version, today, delay = baseline["model_version"], int(now // DAY), delay_of(known, policy)
-    files = _Files(list_keys, read_bytes, put)
+    files = Files(list_keys, read_bytes, put)
     state_key = f"drift/{endpoint}/truth/{version}/state.json"
 
-    def judge(state: _State, before: bytes) -> dict[str, Any] | None:
+    def judge(state: State, before: bytes) -> dict[str, Any] | None:
         joining = state.joined != today or state.size <= EAGER_BYTES
         first = today - COHORTS * WEEK - int(delay) - 1
         parts = _parts(files, f"drift/{endpoint}/scores/{version}/", first) if joining else {}
@@ -164,121 +153,12 @@ def performance_of(
         return found
 
     try:
-        return judge(*_State.read(files, state_key))
+        return judge(*State.read(files, state_key))
     except (FileNotFoundError, DataError):  # what the state rests on is gone or damaged, and can be made anew
-        return judge(_State(), b"")
+        return judge(State(), b"")
 
 
-@dataclass
-class _Files:
-    """The bucket; without ``put`` nothing is written."""
-
-    list: Keys
-    read: Callable[[str], bytes]
-    put: Callable[[str, bytes], Any] | None
-
-    def rows(self, key: str, dtype: np.dtype) -> np.ndarray:
-        """An object of rows; no key is none of them."""
-        body = self.read(key) if key else b""
-        if len(body) % dtype.itemsize:
-            raise DataError(f"{key} has {len(body):,} bytes, which are no whole rows; delete it.")
-        return np.frombuffer(body, dtype)
-
-    def write(self, key: str, body: bytes) -> None:
-        if self.put:
-            self.put(key, body)
-
-    def keep(self, name: str, rows: np.ndarray, held: str = "") -> str:
-        """Write rows under a name of their content, unless held already; the key, or nothing for no rows."""
-        if not len(rows):
-            return ""
-        body = rows.tobytes()
-        key = f"{name}-{hashlib.sha256(body).hexdigest()[:16]}.bin"
-        if key != held:
-            self.write(key, body)
-        return key
-
-
-@dataclass
-class _Day:
-    """A day of scoring: the parts that are in it, its scores and reports put together, its counts."""
-
-    parts: list[str]
-    scores: str
-    n: int
-    reports: str
-    counts: Cohort
-
-    def to_dict(self) -> dict[str, Any]:
-        return vars(self) | {"counts": self.counts.to_dict()}
-
-
-@dataclass
-class _State:
-    """What is known so far; the manifest.
-
-    ``since`` and ``seen``: of the folders of hours those from that key on are looked at, and those files were read.
-    ``early`` files before that key were listed on the day ``swept``. ``waiting``: reports whose payment has not been
-    found. ``unreadable`` lines, ``unread`` files, reports of ``unknown`` payments.
-    """
-
-    since: str = ""
-    seen: list[str] = field(default_factory=list)
-    early: int = 0
-    swept: int = -1
-    waiting: str = ""
-    unreadable: int = 0
-    unread: int = 0
-    unknown: int = 0
-    joined: int = -1
-    days: dict[int, _Day] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, files: _Files, key: str) -> tuple[_State, bytes]:
-        """The state and its bytes; a new one where there is none, or one of another format or kind."""
-        try:
-            document = json.loads(body := files.read(key))
-            if document.pop("format") == FORMAT:
-                days = document.pop("days")
-                found = cls(**document)
-                for day, one in days.items():
-                    found.days[int(day)] = _Day(**one | {"counts": Cohort.from_dict(one["counts"])})
-                days = found.days.values()
-                models = [(found, _State(seen=[""])), *((one, _Day([""], "", 0, "", Cohort())) for one in days)]
-                if all(_alike(*pair) for pair in [*models, *((one.counts, Cohort()) for one in days)]):
-                    return found, body
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, DataError):
-            pass  # all can be read again from labels and parts
-        return cls(), b""
-
-    def to_bytes(self) -> bytes:
-        days = {str(day): one.to_dict() for day, one in sorted(self.days.items())}
-        return json.dumps({"format": FORMAT, **vars(self), "days": days}, allow_nan=False).encode()
-
-    @property
-    def size(self) -> int:
-        """Bytes of all scores."""
-        return sum(one.n for one in self.days.values()) * SCORE.itemsize
-
-    def notes(self) -> list[str]:
-        found = []
-        if self.unread:
-            found.append(f"{self.unread:,} label files wait to be read in the next check.")
-        if self.unreadable:
-            found.append(f"{self.unreadable:,} lines of label files cannot be read and say nothing.")
-        return found
-
-
-def _alike(given: object, model: object) -> bool:
-    """Whether all fields, and the items of lists, are of the model's types."""
-    for name, value in vars(given).items():
-        like = vars(model)[name]
-        if type(value) is not type(like) or (isinstance(value, list) and {*map(type, value)} - {type(like[0])}):
-            return False
-    return True
-
-
-def _parts(files: _Files, prefix: str, first: int) -> dict[int, list[str]]:
+def _parts(files: Files, prefix: str, first: int) -> dict[int, list[str]]:
     """Parts of the days from one on, by day number."""
     found: dict[int, list[str]] = {}
     for key in files.list(prefix, f"{prefix}{_date(max(first, 0))}"):
@@ -287,7 +167,7 @@ def _parts(files: _Files, prefix: str, first: int) -> dict[int, list[str]]:
     return found
 
 
-def _reports(files: _Files, state: _State, now: float, first: int, columns: labels.LabelColumns) -> np.ndarray:
+def _reports(files: Files, state: State, now: float, first: int, columns: labels.LabelColumns) -> np.ndarray:
     """Reports in label files that were not read before, oldest file first; the state remembers what was."""
     state.since = state.since or f"labels/{_date(first)}/"
     today, seen = int(now // DAY), set(state.seen)
@@ -325,10 +205,10 @@ def _reports(files: _Files, state: _State, now: float, first: int, columns: labe
 
 
 def _join(
-    files: _Files,
+    files: Files,
     root: str,
     version: str,
-    state: _State,
+    state: State,
     parts: Mapping[int, Sequence[str]],
     reports: np.ndarray,
     threshold: float,
@@ -345,7 +225,7 @@ def _join(
     taken = 0
     whole = True
     for day in sorted({*parts, *state.days}, reverse=True):  # most reports are about the newest
-        one = state.days.get(day) or _Day([], "", 0, "", Cohort())
+        one = state.days.get(day) or Day([], "", 0, "", Cohort())
         new = [key for key in parts.get(day, ()) if _name(key) not in one.parts]
         if new and taken > ROWS:
             new, whole = [], False
@@ -362,7 +242,7 @@ def _join(
         known = latest(np.concatenate([files.rows(one.reports, REPORT), reports[mine]]))
         reports = reports[~mine]
         place = f"{root}truth/{version}/{_date(day)}"
-        state.days[day] = _Day(
+        state.days[day] = Day(
             sorted([*one.parts, *map(_name, new)]),
             files.keep(f"{place}-scores", scores, one.scores) if new else one.scores,
             len(scores),
