@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import importlib.util
 import json
 import sys
 import tempfile
@@ -32,9 +31,10 @@ import numpy as np
 import polars as pl
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "published"))
+sys.path[:0] = [str(HERE / "published"), str(HERE.parent / "lambdas" / "drift_check")]
 
 import product  # noqa: E402
+import truth  # noqa: E402
 from handbook_features import FEATURES, features  # noqa: E402
 
 from fraud.capture import Record  # noqa: E402
@@ -45,10 +45,6 @@ from fraud.performance import POLICY, judge_performance, reference  # noqa: E402
 from fraud.schema import Schema  # noqa: E402
 from fraud.sketch import Sketch  # noqa: E402
 from fraud.training.metrics import threshold_for  # noqa: E402
-
-spec = importlib.util.spec_from_file_location("drift_truth", HERE.parent / "lambdas" / "drift_check" / "truth.py")
-truth = sys.modules["drift_truth"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(truth)
 
 START = dt.datetime(2018, 4, 1, tzinfo=dt.UTC).timestamp()
 DAY = 86_400

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,9 +19,7 @@ from fraud.hours import Hour
 from fraud.labels import GroundTruth, render_label_line
 from fraud.performance import reference
 
-spec = importlib.util.spec_from_file_location("drift_check_truth", lambdas_kit.LAMBDAS / "drift_check" / "truth.py")
-truth = sys.modules["drift_check_truth"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(truth)
+truth = lambdas_kit.load_module("drift_check", "truth")
 
 ENDPOINT, VERSION, THRESHOLD = "fraud", "run-1", 0.3
 FIRST = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) // DAY
