@@ -144,7 +144,8 @@ def test_of_a_sampled_capture_the_figures_stand_for_all(found):
 
 
 def test_endpoint_and_moment_are_named(found):
-    said = " ".join(report_parts.basis(found(kit.verdict_of(SCHEMA))).text().split())
+    verdict = kit.verdict_of(SCHEMA) | {"computed_at": iso(kit.END + 60.123456)}
+    said = " ".join(report_parts.basis(found(verdict)).text().split())
     assert "of endpoint fraud, " in said and "by the drift check at 2026-03-05T10:01:00Z" in said
 
 

@@ -296,10 +296,14 @@ def describe(findings: Findings) -> str:
     ]
     return (
         f"{count(verdict['n'], 'payment')} of endpoint {verdict['endpoint']}, answered by model "
-        f"{verdict['model_version']} in {span}, {iso(verdict['window']['start'])} to {iso(verdict['window']['end'])}; "
-        f"judged by {findings.source} at {iso(verdict['computed_at'])}."
+        f"{verdict['model_version']} in {span}, {_second(verdict['window']['start'])} to "
+        f"{_second(verdict['window']['end'])}; judged by {findings.source} at {_second(verdict['computed_at'])}."
         + (f" Left out: {', '.join(left)}." if left else "")
     )
+
+
+def _second(moment: str) -> str:
+    return f"{iso(moment)[:19]}Z"
 
 
 def panels(findings: Findings, names: Sequence[str]) -> list[dict[str, Any]]:
