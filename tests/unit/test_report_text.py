@@ -126,3 +126,8 @@ def test_plain_text_is_no_wider_than_a_mail_and_parts_no_word():
     assert all(word in flat for word in words.split()) and not any(line.lstrip().startswith("%") for line in lines)
     assert [line for line in lines if line.startswith("! ")] == [lines[1]]
     assert Prose([f"{'x' * 73} 80 % of it"]).text() == f"{'x' * 73}\n80 % of it"
+
+
+def test_a_share_stays_in_one_line_of_a_table():
+    table = Table(["one", "two", "share"], [["a" * 30, "b" * 40, "80 %"]])
+    assert table.text().splitlines()[1] == f"  {'a' * 30}  {'b' * 40}   80 %"
