@@ -129,5 +129,5 @@ def test_plain_text_is_no_wider_than_a_mail_and_parts_no_word():
 
 
 def test_a_share_stays_in_one_line_of_a_table():
-    table = Table(["one", "two", "share"], [["a" * 30, "b" * 40, "80 %"]])
-    assert table.text().splitlines()[1] == f"  {'a' * 30}  {'b' * 40}   80 %"
+    table = Table(["one", "two", "of"], [["a" * 30, "b" * 40, "80 %"]])
+    assert table.text().splitlines()[1] == f"  {'a' * 30}  {'b' * 40}  80 %"
