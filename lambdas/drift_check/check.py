@@ -111,8 +111,7 @@ def store(bucket: Bucket, endpoint: str, end: float, found: Found) -> Found:
 
     The name of a verdict's object says what it is, so two that differ would not exclude each other there.
     """
-    at = iso(end)
-    claim = f"drift/{endpoint}/judged/{at[:10].replace('-', '/')}/{at[11:19].replace(':', '')}.json"
+    claim = f"drift/{endpoint}/judged/{_stamp(end)}.json"
     if not bucket.put_once(claim, found.verdict):
         verdict = json.loads(bucket.read(claim))
         if verdict["model_version"] == found.verdict["model_version"]:
@@ -122,8 +121,12 @@ def store(bucket: Bucket, endpoint: str, end: float, found: Found) -> Found:
 
 
 def _key(endpoint: str, end: float, verdict: Mapping[str, Any]) -> str:
-    at = iso(end)
-    return f"{_folder(endpoint)}{at[:10].replace('-', '/')}/{at[11:19].replace(':', '')}-{verdict['verdict']}.json"
+    return f"{_folder(endpoint)}{_stamp(end)}-{verdict['verdict']}.json"
+
+
+def _stamp(moment: float) -> str:
+    at = iso(moment)
+    return f"{at[:10].replace('-', '/')}/{at[11:19].replace(':', '')}"
 
 
 def _folder(endpoint: str) -> str:
@@ -211,7 +214,7 @@ def _judge(
         performance=performance,
         season=season,
     )
-    few = captured is not None and captured < USABLE - slack and bool(calls) and (calls or 0) >= FEW
+    few = captured is not None and captured < USABLE - slack and (calls or 0) >= FEW
     if few and verdict["verdict"] != MISSING_CAPTURE:
         said = "Nothing can be judged: too few of the endpoint's calls were captured."
         verdict |= {"verdict": MISSING_CAPTURE, "sentence": " ".join([said, *verdict["notes"]]), "signal": False}

@@ -24,7 +24,7 @@ class CodePipeline:
     """The service over HTTP: validates nothing, is idempotent by token, lists the newest first, fails when told to."""
 
     def __init__(self):
-        self.executions, self.calls, self.fail = [], [], None
+        self.executions, self.calls, self.fail, self.lose = [], [], None, None
 
     def __call__(self, request):
         operation = request.headers["X-Amz-Target"].partition(".")[2]
@@ -33,6 +33,8 @@ class CodePipeline:
         if self.fail == operation:
             return 400, {}, b'{"__type": "PipelineNotFoundException", "message": "no such pipeline"}'
         answer = getattr(self, operation)(given)
+        if self.lose == operation:
+            raise ConnectionAbortedError
         return 200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(answer).encode()
 
     def StartPipelineExecution(self, given):

@@ -107,16 +107,10 @@ def test_a_pipeline_that_fails_is_an_error_people_hear_of_and_is_tried_again(s3,
 
 def test_a_start_whose_answer_was_lost_is_found_again(s3, pipeline):
     capture(s3, factor=1.5)
-    real = pipeline.StartPipelineExecution
-
-    def lose(given):
-        real(given)
-        raise ConnectionAbortedError
-
-    pipeline.StartPipelineExecution = lose
+    pipeline.lose = "StartPipelineExecution"
     with pytest.raises(BotoCoreError):
         tick()
-    pipeline.StartPipelineExecution = real
+    pipeline.lose = None
     calls = len(pipeline.calls)
     report = tick(owner="request-2")
     assert report["decision"] == {"start": True, "reasons": ["RECOVERED"]}
