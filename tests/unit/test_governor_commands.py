@@ -93,14 +93,18 @@ def test_before_the_first_release(storage):
         governing.state_of(storage, "fraud")
 
 
-def test_a_state_that_is_no_json_is_said_and_kept(bucket, capsys):
-    for junk in (b"{", b"[]", b"\xff"):
+def test_a_state_that_cannot_be_used_is_said_and_kept(bucket, capsys):
+    no_state = "is no state of the governor ({}): restore an earlier version, or delete it"
+    no_state += " and pause again if retraining was paused."
+    for junk, wrong in (
+        (b"{", "is no JSON: restore an earlier version, or delete it."),
+        (b"\xff", "is no JSON: restore an earlier version, or delete it."),
+        (b"[]", no_state.format("it is no JSON object")),
+        (b'{"starts": [1]}', no_state.format("an item of starts has no moment")),
+    ):
         bucket.put(LOCK, junk)
         said = fraud(capsys, "pause", "--reason", "x", code=2)
-        assert (
-            said
-            == "Error: s3://loop/locks/drift/fraud.json is no JSON object: restore an earlier version, or delete it.\n"
-        )
+        assert said == f"Error: s3://loop/locks/drift/fraud.json {wrong}\n"
         assert bucket.get(LOCK) == junk
     with pytest.raises(DataError):
         governing.status(bucket, "fraud", NOW)

@@ -41,15 +41,12 @@ class State:
         found = self.storage.get_tagged(self.key)
         if found is None:
             return None, None
+        name = self.storage.uri(self.key)
         try:
             document = json.loads(found[0])
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise DataError(
-                f"{self.storage.uri(self.key)} is no JSON object: restore an earlier version, or delete it."
-            )
-        return document, found[1]
+        except ValueError as error:
+            raise DataError(f"{name} is no JSON: restore an earlier version, or delete it.") from error
+        return governor.checked(document, name), found[1]
 
     def put_if(self, document: dict[str, Any], etag: str | None) -> str:
         """Write if the tag still holds."""
