@@ -15,13 +15,13 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
-from fraud.errors import PlatformError
-from fraud.pipeline import infra, strategies
+from fraud.errors import ParameterError, PlatformError
+from fraud.pipeline import infra, stacks, strategies, teardown, templates
 from fraud.pipeline import where as places
 
 pytestmark = pytest.mark.localaws
 REGION = "eu-central-1"
-STACK = "fraud-loop-test"
+STACK = "fraud-loop-local"
 ENDPOINT = "fraud-test"
 BUNDLE = '''
 import argparse, hashlib, json, pathlib, zipfile
@@ -59,9 +59,9 @@ class Deployed:
     def release(self, name):
         self.script.write_text(BUNDLE.replace("RELEASE", name))
 
-    def deploy(self, stack=STACK, **parameters):
+    def deploy(self, env="local", **parameters):
         self.said.clear()
-        return infra.deploy_stack(stack, "local", {"EndpointName": ENDPOINT, **parameters}, echo=self.said.append)
+        return infra.deploy_app(env, {"EndpointName": ENDPOINT, **parameters}, echo=self.said.append)
 
     def call(self, method, path, body=None, *, signed=True):
         """Status and body of a request, as curl --aws-sigv4 sends it."""
@@ -94,8 +94,16 @@ def stack(aws, tmp_path_factory):
         forget_clients()
         deployed = Deployed(folder)
         yield deployed
-        infra.destroy_stack(STACK)
+        teardown.destroy("local", echo=print)
         forget_clients()
+
+
+def test_the_template_that_was_uploaded_is_the_one_that_is_linted(stack):
+    s3, owner = places.client("s3"), infra.code_bucket()
+    keys = [item["Key"] for item in s3.list_objects_v2(Prefix="templates/", **owner)["Contents"]]
+    bodies = [s3.get_object(Key=key, **owner)["Body"].read().decode() for key in keys]
+    assert bodies == [templates.app()]  # tests/unit/test_sent_templates.py lints it
+    assert keys[0].endswith(".json")
 
 
 def test_the_api_answers_signed_requests_only(stack):
@@ -347,26 +355,46 @@ def test_an_address_that_is_empty_does_not_reach_the_lambda(stack):
 
 
 def test_a_deployment_that_fails_says_which_resource_and_why(stack):
-    with pytest.raises(PlatformError, match=r"is ROLLBACK_COMPLETE: WhereParameter \(AWS::SSM::Parameter\): .*exists"):
-        stack.deploy("fraud-loop-second", EndpointName="fraud-second")
-    with pytest.raises(PlatformError, match="WhereParameter"):  # what is left of the first try is not in the way
-        stack.deploy("fraud-loop-second", EndpointName="fraud-second")
-    infra.destroy_stack("fraud-loop-second")
+    teardown.destroy("local", echo=print)
+    somebodys = {"Name": places.PARAMETER, "Value": "{}", "Type": "String"}
+    places.client("ssm").put_parameter(**somebodys)
+    for _ in range(2):  # what is left of the first try is not in the way of the second
+        with pytest.raises(
+            PlatformError, match=r"is ROLLBACK_COMPLETE: WhereParameter \(AWS::SSM::Parameter\): .*exist"
+        ):
+            stack.deploy()
+    places.client("ssm").delete_parameter(Name=places.PARAMETER)
+    stack.outputs = stack.deploy()
+    places.where.cache_clear()
     assert places.where().bucket == stack.outputs["BucketName"]
+
+
+def test_one_account_and_region_hold_one_deployment_with_one_endpoint(stack):
+    with pytest.raises(ParameterError, match="hold the deployment 'local' already, .* deploy 'staging' in another"):
+        stack.deploy("staging")
+    with pytest.raises(ParameterError, match=f"endpoint is {ENDPOINT}; for fraud-x destroy this one first"):
+        stack.deploy(EndpointName="fraud-x")
+    assert infra.environment_to_deploy("") == "local"
+    places.where.cache_clear()
+    assert (places.environment(), places.endpoint()) == ("local", ENDPOINT)
+    with pytest.raises(ParameterError, match="The environment 'prod' is not this deployment's, which is 'local'"):
+        places.environment("prod")
+    with pytest.raises(ParameterError, match=f"The endpoint 'fraud' is not this deployment's, which is '{ENDPOINT}'"):
+        places.endpoint("fraud")
 
 
 def test_a_value_that_aws_refuses_is_one_sentence(stack):
     with pytest.raises(PlatformError, match="KmsKeyArn"):
         stack.deploy(KmsKeyArn="not-an-arn")
     with pytest.raises(PlatformError, match="There is no stack nowhere in eu-central-1"):
-        infra.stack_outputs("nowhere")
+        stacks.stack_outputs("nowhere")
 
 
 def test_a_bucket_with_data_outlives_the_stack_and_the_next_stack_goes_on_with_it(stack):
     s3, said, bucket = places.client("s3"), [], stack.outputs["BucketName"]
     s3.put_object(Bucket=bucket, Key="raw/history.csv", Body=b"x")
-    infra.destroy_stack(STACK, echo=said.append)
-    assert said[-1] == f"The bucket {bucket} holds data and stays."
+    teardown.destroy("local", echo=said.append)
+    assert any(line.startswith(f"The bucket {bucket} stays: 1 objects, 0.000 GB, 0.00 dollars") for line in said)
     stack.outputs = stack.deploy()
     assert f"Going on with the bucket {bucket}, which is there already." in stack.said
     assert stack.outputs["BucketName"] == bucket
@@ -377,12 +405,12 @@ def test_a_bucket_with_data_outlives_the_stack_and_the_next_stack_goes_on_with_i
 
 def test_an_empty_bucket_goes_with_the_stack_that_made_it(stack):
     s3, said = places.client("s3"), []
-    infra.destroy_stack(STACK)
+    teardown.destroy("local", echo=print)
     for version in s3.list_object_versions(Bucket=stack.outputs["BucketName"])["Versions"]:
         s3.delete_object(Bucket=stack.outputs["BucketName"], Key=version["Key"], VersionId=version["VersionId"])
     s3.delete_bucket(Bucket=stack.outputs["BucketName"])
     bucket = stack.deploy()["BucketName"]
-    infra.destroy_stack(STACK, echo=said.append)
+    teardown.destroy("local", echo=said.append)
     assert bucket not in [item["Name"] for item in s3.list_buckets()["Buckets"]]
-    infra.destroy_stack(STACK, echo=said.append)
-    assert said[-1] == f"There is no stack {STACK}."
+    teardown.destroy("local", echo=said.append)
+    assert f"There is no stack {STACK}." in said

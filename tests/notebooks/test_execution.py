@@ -40,6 +40,14 @@ def test_each_notebook_recorded_what_the_next_one_reads(run):
     assert run["04_drift_report"]["verdict_name"] == "INSUFFICIENT_DATA"
 
 
+def test_a_run_belongs_to_the_deployments_environment_and_endpoint(house, run):
+    assert json.loads(house.read("runs/exec1/params.json"))["steps"]["03_deploy"]["endpoint_name"] == "fraud"
+    refused = house.fraud("run", "--env", "prod", code=2).stderr
+    assert refused.startswith("Error: The environment 'prod' is not this deployment's, which is 'local'")
+    assert "The endpoint 'x' is not" in house.fraud("run", "-p", "endpoint_name=x", code=2).stderr
+    assert "exec1" in house.fraud("models").stdout
+
+
 def test_the_release_is_the_model_of_the_run(house, run):
     current = json.loads(house.read("releases/fraud/current.json"))
     assert current["run_id"] == "exec1" and current["model_sha256"] == run["02_train"]["model_sha256"]

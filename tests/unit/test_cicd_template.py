@@ -16,7 +16,8 @@ PATH = ROOT / "infra" / "cicd.yml"
 TEXT = PATH.read_text(encoding="utf-8")
 EVERYWHERE = {"sagemaker:ListTrainingJobs", "sagemaker:ListProcessingJobs"}  # what knows no resources
 MAY = {
-    "PipelineRole": "s3:GetObject s3:GetObjectVersion s3:PutObject codebuild:StartBuild codebuild:BatchGetBuilds"
+    "PipelineRole": "s3:GetObject s3:GetObjectVersion s3:PutObject s3:PutObjectAcl s3:GetBucketVersioning"
+    " s3:GetBucketAcl s3:GetBucketLocation codebuild:StartBuild codebuild:BatchGetBuilds"
     " codeconnections:UseConnection codestar-connections:UseConnection kms:Decrypt kms:GenerateDataKey",
     "BuildRole": "logs:CreateLogStream logs:PutLogEvents logs:DescribeLogStreams logs:GetLogEvents"
     " codebuild:CreateReportGroup codebuild:CreateReport codebuild:UpdateReport codebuild:BatchPutTestCases"
@@ -27,7 +28,8 @@ MAY = {
     " sagemaker:CreateTrainingJob sagemaker:DescribeTrainingJob sagemaker:StopTrainingJob sagemaker:ListTrainingJobs"
     " sagemaker:AddTags sagemaker:CreateModel sagemaker:DescribeModel sagemaker:CreateEndpointConfig"
     " sagemaker:DescribeEndpointConfig sagemaker:CreateEndpoint sagemaker:UpdateEndpoint sagemaker:DescribeEndpoint"
-    " sagemaker:InvokeEndpoint cloudwatch:DescribeAlarms iam:PassRole ses:SendEmail ses:SendRawEmail",
+    " sagemaker:InvokeEndpoint cloudwatch:DescribeAlarms iam:PassRole ses:SendEmail ses:SendRawEmail"
+    " kms:CreateGrant",
 }
 ROLES = sorted(MAY)
 
@@ -113,7 +115,21 @@ def test_the_bucket_is_open_at_the_prefixes_of_the_layout_only(template):
     assert by_sid["List"]["Condition"]["StringLikeIfExists"]["s3:prefix"] == [f"{name}/*" for name in layout]
     for statement in statements(template, "PipelineRole"):
         if any(action.startswith("s3:") for action in listed(statement["Action"])):
-            assert text(statement["Resource"]) == f"{bucket}/${{PipelineName}}/*"
+            whole = all(action.startswith("s3:GetBucket") for action in listed(statement["Action"]))
+            assert text(statement["Resource"]) == (bucket if whole else f"{bucket}/${{PipelineName}}/*")
+
+
+def test_what_both_templates_must_agree_on_has_no_default(template):
+    """A default here would be the same fact in a second place: `fraud infra pipeline` takes it from the app's stack."""
+    shared = {"BucketName", "EndpointName", "PipelineName", "Environment", "TrainRoleArn", "ProcessingRoleArn"}
+    without = {name for name, item in template["Parameters"].items() if "Default" not in item}
+    assert without == shared | {"ServeRoleArn", "ConnectionArn", "Repository"}
+
+
+def test_a_grant_on_the_key_can_only_be_made_for_a_service(template):
+    (grant,) = [s for s in statements(template, "BuildRole") if "kms:CreateGrant" in listed(s["Action"])]
+    assert grant["Resource"] == {"Ref": "KmsKeyArn"}
+    assert grant["Condition"] == {"Bool": {"kms:GrantIsForAWSResource": "true"}}
 
 
 def test_roles_are_passed_to_sagemaker_only(template):

@@ -24,6 +24,7 @@ def bucket(storage, monkeypatch):
     """A deployment with one release, as the command line finds it."""
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     monkeypatch.setenv("FRAUD_BUCKET", "loop")
+    monkeypatch.setenv("FRAUD_ENDPOINT_NAME", "fraud")
     storage.put("releases/fraud/current.json", b"{}")
     for cached in (wheres.where, wheres.client):
         cached.cache_clear()
@@ -70,13 +71,21 @@ USERS_TO_MEND = [
     (["pause"], "Missing option '--reason'"),
     (["pause", "--reason", " \n"], "--reason has 0 characters, but must say why in 1 to 300."),
     (["pause", "--reason", "x" * 301], "--reason has 301 characters"),
-    (["pause", "--reason", "x", "--endpoint", "fruad"], "no release at an endpoint 'fruad'; there are fraud."),
-    (["pause", "--reason", "x", "--endpoint", "../x"], "no release at an endpoint '../x'"),
-    (["resume", "--endpoint", "x"], "no release at an endpoint 'x'"),
-    (["status", "--endpoint", ""], "no release at an endpoint ''"),
-    (["history", "--endpoint", "x"], "no release at an endpoint 'x'"),
+    (
+        ["pause", "--reason", "x", "--endpoint", "fruad"],
+        "The endpoint 'fruad' is not this deployment's, which is 'fraud'",
+    ),
+    (["pause", "--reason", "x", "--endpoint", "../x"], "The endpoint '../x' is not this deployment's"),
+    (["resume", "--endpoint", "x"], "The endpoint 'x' is not this deployment's"),
+    (["history", "--endpoint", "x"], "The endpoint 'x' is not this deployment's"),
     (["history", "--last", "0"], "Invalid value for '--last'"),
 ]
+
+
+@pytest.mark.parametrize("name", ["fruad", "../x", ""])
+def test_an_endpoint_without_a_release_has_no_governor(bucket, name):
+    with pytest.raises(ParameterError, match=f"no release at an endpoint '{name}'; there are fraud."):
+        governing.state_of(bucket, name)
 
 
 def test_what_the_user_can_mend_is_2_and_one_sentence(bucket, capsys):

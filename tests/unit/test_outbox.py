@@ -115,7 +115,7 @@ def test_a_finished_retraining_says_what_was_promoted_and_what_it_is_worth(offic
     text = " ".join(text.split())
     for said in ("came into service by canary", "8,000 rows", "0 of 370 requests failed", "40 decisions changed"):
         assert said in text
-    for said in ("says DRIFT", "fraud rollback --endpoint fraud-prod", "s3://loop/runs/r1/04_drift_report.html"):
+    for said in ("says DRIFT", "(r0): `fraud rollback` ", "s3://loop/runs/r1/04_drift_report.html"):
         assert said in text
     assert attachments(letter) == ["02_train.html", "04_drift_report.html"]
 
@@ -158,7 +158,7 @@ def test_a_run_that_waits_says_what_to_type(office):
     outbox.failed(office.run, "03_deploy", error, office.said.append)
     (letter,), text = office.letters(), " ".join(office.bodies()[0].split())
     assert " WAITS fraud-prod · r1 waits for approval" in letter["Subject"] and attachments(letter) == ["02_train.html"]
-    assert 'fraud approve r1 --endpoint fraud-prod --note "…"' in text and "--reject" in text
+    assert 'fraud approve r1 --note "…"' in text and "--reject" in text
     assert "fraud run --run-id r1 --from 03" in text
 
 

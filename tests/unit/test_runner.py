@@ -15,8 +15,8 @@ import pytest
 from moto import mock_aws
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from fraud.errors import ParameterError
-from fraud.pipeline import parameters, runner, where
+from fraud.errors import ParameterError, PlatformError
+from fraud.pipeline import parameters, runner, runs, where
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -292,3 +292,56 @@ def test_a_run_that_takes_too_long_says_so(house, told):
     with pytest.raises(runner.StepFailed, match="longer than 8 s"):
         runner.run("local", run_id="r1", only=["02"], timeout=8)
     assert told == [("failed", "02_second", "The run took longer than 8 s (--timeout) and was stopped.")]
+
+
+# ------------------------------------------------------------------------------------------------ whose deployment
+
+
+@pytest.fixture
+def prod(house, tmp_path, monkeypatch):
+    """The deployment is one of prod, as infra/app.yml says it."""
+    (tmp_path / "params" / "prod").mkdir()
+    for step in ("01_first", "02_second"):
+        (tmp_path / "params" / "prod" / f"{step}.yaml").write_text("n: 7\n")
+    monkeypatch.delenv("FRAUD_BUCKET")
+    house("01_first", "")
+    said = {"bucket": "house", "environment": "prod", "endpoint_name": "shop"}
+    boto3.client("ssm").put_parameter(Name=where.PARAMETER, Value=json.dumps(said), Type="String")
+
+
+def test_a_run_takes_environment_and_endpoint_from_the_deployment(prod):
+    lines = []
+    runner.run("", run_id="r1", only=["01"], echo=lines.append)
+    assert "with params/prod" in lines[0]
+    assert json.loads(get("runs/r1/params.json"))["steps"]["01_first"] == {
+        "as_of": "",
+        "endpoint_name": "shop",
+        "n": 7,
+    }
+
+
+def test_another_environment_or_endpoint_than_the_deployments_is_refused_before_anything_runs(prod, monkeypatch):
+    with pytest.raises(ParameterError, match="The environment 'local' is not this deployment's, which is 'prod'"):
+        runner.run("local", run_id="r1")
+    with pytest.raises(ParameterError, match="The endpoint 'fraud' is not this deployment's, which is 'shop'"):
+        runner.run("prod", run_id="r1", overrides={"endpoint_name": "fraud"})
+    assert keys() == []
+    monkeypatch.setenv("FRAUD_ENDPOINT_NAME", "fraud")
+    where.where.cache_clear()
+    with pytest.raises(PlatformError, match="FRAUD_ENDPOINT_NAME is 'fraud', but the deployment in eu-west-1 says"):
+        runner.run("prod", run_id="r1")
+    monkeypatch.setenv("FRAUD_ENDPOINT_NAME", "shop")
+    where.where.cache_clear()
+    assert where.where().endpoint_name == "shop"
+
+
+def test_a_notebook_by_hand_works_on_the_deployments_endpoint_and_no_other(prod):
+    given = {"bucket": "", "run_id": "", "endpoint_name": "", "as_of": "", "n": 1}
+    assert runs.begin("01_first", given)[1].endpoint_name == "shop"
+    with pytest.raises(ParameterError, match="The endpoint 'fraud' is not this deployment's"):
+        runs.begin("01_first", given | {"endpoint_name": "fraud"})
+
+
+def test_where_nothing_is_deployed_the_environment_must_be_named(house):
+    with pytest.raises(ParameterError, match=r"Nothing says which environment this is: name it \(--env"):
+        runner.run("", run_id="r1")

@@ -14,9 +14,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fraud.demo.screen import Step
 from fraud.errors import FraudError
 from fraud.pipeline import bring_up, history_page
-from fraud.pipeline.infra import stack_outputs
+from fraud.pipeline.infra import app_stack_name
 from fraud.pipeline.parameters import ROOT
 from fraud.pipeline.runner import REPORTS
+from fraud.pipeline.stacks import stack_outputs
 from fraud.pipeline.storage import Storage
 from fraud.pipeline.where import client
 
@@ -53,7 +54,7 @@ def start_aws(step: Step) -> tuple[dict[str, str], bool]:
 
     step.run("fraud local up", ["-m", "fraud.pipeline.cli", "local", "up"])
     bring_up.point_here(json.loads(bring_up.local_aws("env", "--json")))
-    outputs = stack_outputs(bring_up.STACK)
+    outputs = stack_outputs(app_stack_name(bring_up.ENVIRONMENT))
     used = next(iter(Storage(outputs["BucketName"]).list("raw/")), None) is not None
     return outputs, used
 

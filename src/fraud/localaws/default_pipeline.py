@@ -37,6 +37,7 @@ def ensure_default_pipeline(
     env: str = "local",
     *,
     bucket: str,
+    endpoint: str = "fraud",
     region: str = "eu-west-1",
     template: Path | None = None,
     parameters: Mapping[str, str] | None = None,
@@ -53,6 +54,8 @@ def ensure_default_pipeline(
         Folder of ``params/`` with which it runs.
     bucket : str
         Where artifacts go.
+    endpoint : str
+        The deployment's.
     region : str
     template : Path, optional
         ``infra/cicd.yml`` of the source by default.
@@ -74,6 +77,7 @@ def ensure_default_pipeline(
         "PipelineName": name,
         "Environment": env,
         "BucketName": bucket,
+        "EndpointName": endpoint,
         "ConnectionArn": f"arn:aws:codeconnections:{region}:{_ACCOUNT}:connection/00000000-0000-0000-0000-000000000000",
         "Repository": "local/checkout",
         "TrainRoleArn": f"arn:aws:iam::{_ACCOUNT}:role/train",
@@ -235,6 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default=NAME)
     parser.add_argument("--env", default="local")
     parser.add_argument("--bucket", required=True)
+    parser.add_argument("--endpoint", default="fraud")
     chosen = parser.parse_args(arguments)
     region = os.environ.get("AWS_REGION", "eu-west-1")
     try:
@@ -243,6 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
             chosen.name,
             chosen.env,
             bucket=chosen.bucket,
+            endpoint=chosen.endpoint,
             region=region,
         )
     except (FraudError, BotoCoreError, ClientError) as error:

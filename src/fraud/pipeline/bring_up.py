@@ -15,7 +15,7 @@ from typing import Any
 from fraud.errors import PlatformError
 from fraud.pipeline import where as places
 
-STACK = "fraud-loop-local"
+ENVIRONMENT, ENDPOINT = "local", "fraud"
 SENDER = "fraud-loop@example.com"
 
 
@@ -64,11 +64,13 @@ def bring_up(*, port: int = 0, bare: bool = False, echo: Callable[[str], None] =
     point_here(environment)
     if bare:
         return state
-    from fraud.pipeline.infra import deploy_stack
+    from fraud.pipeline.infra import deploy_app
 
     echo("Deploying infra/app.yml …")
-    outputs = deploy_stack(STACK, "local", {"ReportFrom": SENDER, "ReportTo": "fraud-team@example.com"}, echo=echo)
-    local_aws("--bucket", outputs["BucketName"], module="fraud.localaws.default_pipeline")
+    settings = {"EndpointName": ENDPOINT, "ReportFrom": SENDER, "ReportTo": "fraud-team@example.com"}
+    outputs = deploy_app(ENVIRONMENT, settings, echo=echo)
+    pipeline = ["--bucket", outputs["BucketName"], "--endpoint", ENDPOINT, "--env", ENVIRONMENT]
+    local_aws(*pipeline, module="fraud.localaws.default_pipeline")
     mail = places.client("sesv2")
     if SENDER not in [i["IdentityName"] for i in mail.list_email_identities()["EmailIdentities"]]:
         mail.create_email_identity(EmailIdentity=SENDER)

@@ -35,7 +35,9 @@ app.add_typer(history, name="history")
 app.add_typer(drift, name="drift")
 app.add_typer(dashboard, name="dashboard")
 
-ENV = Annotated[str, typer.Option(envvar="FRAUD_ENV", help="Folder of params/: local, staging or prod.")]
+ENV = Annotated[str, typer.Option(envvar="FRAUD_ENV", help="Folder of params/; empty takes the deployment's.")]
+ENDPOINT = Annotated[str, typer.Option(help="Endpoint; empty takes the deployment's.")]
+NEW_ENV = Annotated[str, typer.Option("--env", envvar="FRAUD_ENV", help="Folder of params/: local, staging or prod.")]
 
 
 def _say(line: str = "") -> None:
@@ -65,7 +67,7 @@ def _main(
 
 @app.command("run")
 def run_command(
-    env: ENV = "local",
+    env: ENV = "",
     run_id: Annotated[str, typer.Option(help="Name of the run; the same name repeats or resumes it.")] = "",
     first: Annotated[str, typer.Option("--from", help="Start at this notebook, e.g. 02_train or 02.")] = "",
     only: Annotated[list[str], typer.Option(help="Run just this notebook; may be repeated.")] = [],  # noqa: B006
@@ -76,9 +78,9 @@ def run_command(
     """Execute the notebooks 01 to 04 with papermill and archive what they show.
 
     Parameters come from the notebook's first cell, then `params/<env>/NN.yaml`, then `--param`, and are all checked
-    before anything runs. Examples:
+    before anything runs. The environment and the endpoint are those of the deployment. Examples:
 
-        fraud run --env local
+        fraud run
 
         fraud run --run-id tuesday --from 02 -p learning_rate=0.03
     """
@@ -103,7 +105,7 @@ def approve_command(
     run_id: Annotated[str, typer.Argument(help="The run whose model it is; `fraud models` lists them.")],
     reject: Annotated[bool, typer.Option("--reject", help="Refuse it instead.")] = False,
     note: Annotated[str, typer.Option(help="Why; kept in the registry with your name.")] = "",
-    endpoint: Annotated[str, typer.Option(help="Endpoint whose models they are.")] = "fraud",
+    endpoint: ENDPOINT = "",
 ) -> None:
     """Let a model that waits in the Model Registry be deployed (02_train with approval=manual makes it wait).
 
@@ -111,23 +113,25 @@ def approve_command(
     fraud run --run-id run-20260102-030405 --from 03
     """
     from fraud.pipeline import registry
+    from fraud.pipeline import where as places
 
-    _say(registry.approve(run_id, endpoint, reject=reject, note=note))
+    _say(registry.approve(run_id, places.endpoint(endpoint), reject=reject, note=note))
 
 
 @app.command("models")
 def models_command(
-    endpoint: Annotated[str, typer.Option(help="Endpoint whose models they are.")] = "fraud",
+    endpoint: ENDPOINT = "",
 ) -> None:
     """List the models in the Model Registry, newest first: version, run, figures, approval."""
     from rich.console import Console
     from rich.table import Column, Table
 
     from fraud.pipeline import registry
+    from fraud.pipeline import where as places
 
     run = Column("run", overflow="fold")  # an id that is cut cannot be approved
     table = Table("#", run, "AUC", "AP", "approval", "made (UTC)", box=None, pad_edge=False)
-    for package in registry.packages(endpoint):
+    for package in registry.packages(places.endpoint(endpoint)):
         about = package.get("CustomerMetadataProperties", {})
         figures = [f"{float(about[name]):.4f}" if name in about else "" for name in ("auc", "average_precision")]
         made = f"{package['CreationTime'].astimezone(dt.UTC):%m-%d %H:%M}"
@@ -138,92 +142,98 @@ def models_command(
 
 @app.command("rollback")
 def rollback_command(
-    endpoint: Annotated[str, typer.Option(help="Endpoint to put back.")] = "fraud",
+    endpoint: ENDPOINT = "",
     to: Annotated[str, typer.Option(help="Run whose release comes back; empty takes the one before this.")] = "",
 ) -> None:
     """Return to the release before the present one, without a failed request; ends a shadow or A/B test, if one runs.
 
-    Example: fraud rollback --endpoint fraud-prod
+    Example: fraud rollback
     """
     from fraud.pipeline import rollback
+    from fraud.pipeline import where as places
     from fraud.pipeline.runs import Run
-    from fraud.pipeline.where import where
 
+    name = places.endpoint(endpoint)
     _say("Moving the traffic back …")
-    _say(rollback.rollback(Run(where().bucket, "rollback"), endpoint, to))
+    _say(rollback.rollback(Run(places.where().bucket, "rollback"), name, to))
 
 
 @drift.command("pause")
 def drift_pause(
     reason: Annotated[str, typer.Option(help="Why; shown to everybody with your name.")],
-    endpoint: Annotated[str, typer.Option(help="Endpoint whose retrainings stop.")] = "fraud",
+    endpoint: ENDPOINT = "",
 ) -> None:
     """Stop retrainings that drift would start. Checks and reports go on, and a run that is under way ends as it will.
 
     Example: fraud drift pause --reason "chargebacks of this week are late"
     """
     from fraud.pipeline import governing
+    from fraud.pipeline import where as places
     from fraud.pipeline.runs import now
 
-    _say(governing.pause(governing.bucket(), endpoint, reason, governing.who(), now()))
+    _say(governing.pause(governing.bucket(), places.endpoint(endpoint), reason, governing.who(), now()))
 
 
 @drift.command("resume")
 def drift_resume(
-    endpoint: Annotated[str, typer.Option(help="Endpoint whose retrainings go on.")] = "fraud",
+    endpoint: ENDPOINT = "",
 ) -> None:
     """End a pause. The next check that finds drift may start a retraining."""
     from fraud.pipeline import governing
+    from fraud.pipeline import where as places
     from fraud.pipeline.runs import now
 
-    _say(governing.resume(governing.bucket(), endpoint, governing.who(), now()))
+    _say(governing.resume(governing.bucket(), places.endpoint(endpoint), governing.who(), now()))
 
 
 @drift.command("status")
 def drift_status(
-    endpoint: Annotated[str, typer.Option(help="Endpoint whose governor it is.")] = "fraud",
+    endpoint: ENDPOINT = "",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show whether retraining is paused, by whom and why, the last start, what the limits allow, the last decisions."""
     from fraud.pipeline import governing
+    from fraud.pipeline import where as places
     from fraud.pipeline.runs import now
 
-    found = governing.status(governing.bucket(), endpoint, now())
+    found = governing.status(governing.bucket(), places.endpoint(endpoint), now())
     typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(governing.in_lines(found, now())))
 
 
 @drift.command("history")
 def drift_history(
-    endpoint: Annotated[str, typer.Option(help="Endpoint whose governor it is.")] = "fraud",
+    endpoint: ENDPOINT = "",
     last: Annotated[int, typer.Option(help="How many decisions.", min=1, max=1000)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: the records themselves.")] = False,
 ) -> None:
     """List the governor's decisions, newest first: when, verdict, what it did, and every reason in words."""
     from fraud.pipeline import governing
+    from fraud.pipeline import where as places
 
-    found = governing.history(governing.bucket(), endpoint, last)
+    found = governing.history(governing.bucket(), places.endpoint(endpoint), last)
     typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(governing.decisions_in_lines(found)))
 
 
 @app.command("reports")
 def reports_command(
-    endpoint: Annotated[str, typer.Option(help="Endpoint whose drift reports they are.")] = "fraud",
+    endpoint: ENDPOINT = "",
     most: Annotated[int, typer.Option(help="How many of the newest to bring.", min=0, max=200)] = 10,
 ) -> None:
     """Bring the newest drift reports to reports/ and write reports/index.html, which lists them all."""
     from fraud.pipeline import history_page, runner
+    from fraud.pipeline import where as places
     from fraud.pipeline.storage import Storage
-    from fraud.pipeline.where import where
 
-    typer.echo(history_page.bring(Storage(where().bucket), endpoint, runner.REPORTS, most))
+    storage = Storage(places.where().bucket)
+    typer.echo(history_page.bring(storage, places.endpoint(endpoint), runner.REPORTS, most))
 
 
 @app.command("params")
 def params_command(
-    env: ENV = "local",
+    env: NEW_ENV = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="As the tables of the README.")] = False,
 ) -> None:
-    """Print every parameter of every notebook: value in this environment, default, meaning."""
+    """Print every parameter of every notebook with its meaning: its default, or its value with `--env`."""
     from fraud.pipeline import parameters
 
     if markdown:
@@ -231,7 +241,7 @@ def params_command(
         return
     for step in parameters.steps():
         typer.echo(f"\n{step}")
-        values = parameters.resolve(env, [step])[step]
+        values = parameters.resolve(env, [step])[step] if env else {}
         for name, item in parameters.declared(step).items():
             typer.echo(f"  {name}: {item.type} = {values.get(name, item.default)!r}  # {item.help}")
 
@@ -330,41 +340,77 @@ def local_tick() -> None:
 
 @infra.command("deploy")
 def infra_deploy(
-    env: ENV = "staging",
+    env: ENV = "",
     setting: Annotated[list[str], typer.Option("--set", help="Name=value, a parameter of infra/app.yml.")] = [],  # noqa: B006
 ) -> None:
     """Bundle the Lambdas and create or update the stack in the AWS account that the environment points to.
 
+    The first time name the environment, which also names the endpoint: `fraud-<env>`.
+
     Example: fraud infra deploy --env prod --set ReportFrom=drift@example.com --set ReportTo=team@example.com
     """
-    from fraud.pipeline.infra import deploy_stack
+    from fraud.pipeline import infra as deployed
     from fraud.pipeline.mail_addresses import check_settings
 
     settings = _pairs(setting, "--set")
     check_settings(settings)
-    outputs = deploy_stack(f"fraud-loop-{env}", env, settings, echo=_say)
+    env = deployed.environment_to_deploy(env)
+    outputs = deployed.deploy_app(env, settings, echo=_say)
     typer.echo(json.dumps(outputs, indent=1))
 
 
-@infra.command("outputs")
-def infra_outputs(env: ENV = "local") -> None:
-    """Print the stack's outputs: API address, bucket, function names."""
-    from fraud.pipeline.infra import stack_outputs
+@infra.command("pipeline")
+def infra_pipeline(
+    connection: Annotated[str, typer.Option(help="ARN of a CodeConnections connection to GitHub.")] = "",
+    repository: Annotated[str, typer.Option(help="GitHub repository, owner/name.")] = "",
+    setting: Annotated[list[str], typer.Option("--set", help="Name=value, a parameter of infra/cicd.yml.")] = [],  # noqa: B006
+    env: ENV = "",
+) -> None:
+    """Create or update the pipeline that retrains: infra/cicd.yml, with what infra/app.yml's stack says.
 
-    typer.echo(json.dumps(stack_outputs(f"fraud-loop-{env}"), indent=1))
+    Creating it starts its first run, so put a history first. Later runs are started by drift, or by you with
+    `aws codepipeline start-pipeline-execution`; a push starts none.
+
+    Example: fraud infra pipeline --connection "$CONNECTION" --repository you/fraud-loop --set Branch=main
+    """
+    from fraud.pipeline import where as places
+    from fraud.pipeline.infra import deploy_pipeline
+
+    given = {"ConnectionArn": connection, "Repository": repository}
+    settings = {name: value for name, value in given.items() if value} | _pairs(setting, "--set")
+    typer.echo(json.dumps(deploy_pipeline(places.environment(env), settings, echo=_say), indent=1))
+
+
+@infra.command("outputs")
+def infra_outputs(env: ENV = "") -> None:
+    """Print the stack's outputs: API address, bucket, function names."""
+    from fraud.pipeline import where as places
+    from fraud.pipeline.infra import app_stack_name
+    from fraud.pipeline.stacks import stack_outputs
+
+    typer.echo(json.dumps(stack_outputs(app_stack_name(places.environment(env))), indent=1))
 
 
 @infra.command("destroy")
-def infra_destroy(env: ENV = "staging") -> None:
-    """Delete the stack. The bucket stays when it holds anything."""
-    from fraud.pipeline.infra import destroy_stack
+def infra_destroy(
+    env: Annotated[str, typer.Option("--env", help="Folder of params/ whose deployment goes.")],
+) -> None:
+    """Delete what costs money: endpoint, models, pipeline, stack, logs. Say what stays, and what that costs.
 
-    destroy_stack(f"fraud-loop-{env}", echo=_say)
+    The bucket stays when it holds anything. Run it again when it was interrupted.
+
+    Example: fraud infra destroy --env staging
+    """
+    from fraud.pipeline.teardown import destroy
+
+    if sys.stdin.isatty():
+        typer.confirm(f"Delete the endpoint of {env} and all that serves it?", abort=True, err=True)
+    destroy(env, echo=_say)
 
 
 @dashboard.command("show")
 def dashboard_show(
-    env: ENV = "local",
+    env: ENV = "",
     hours: Annotated[float, typer.Option(help="How far back to look (hours).", min=0.25, max=24 * 90)] = 24.0,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("reports/dashboard.html"),
 ) -> None:
@@ -373,9 +419,11 @@ def dashboard_show(
     Example: fraud dashboard show --hours 3
     """
     from fraud.pipeline import dashboard_page
-    from fraud.pipeline.infra import stack_outputs
+    from fraud.pipeline import where as places
+    from fraud.pipeline.infra import app_stack_name
+    from fraud.pipeline.stacks import stack_outputs
 
-    outputs = stack_outputs(f"fraud-loop-{env}")
+    outputs = stack_outputs(app_stack_name(places.environment(env)))
     queue = outputs["DriftDeadLetterUrl"].rsplit("/", 1)[-1]
     names = {"endpoint": outputs["EndpointName"], "pipeline": outputs["PipelineName"], "queue": queue}
     _say(f"Wrote {dashboard_page.write(out, names, hours)}")

@@ -133,7 +133,7 @@ def success_letter(run: Run) -> mail.Letter:
     if record:
         paragraphs.append(f"The drift report of this run says {record['verdict_name']}: {record['sentence']}")
     before = deployed.get("previous_release")
-    back = [f"To return to the release before ({before}): `fraud rollback --endpoint {endpoint}`"] if before else []
+    back = [f"To return to the release before ({before}): `fraud rollback`"] if before else []
     pages = [(f"{step}.html", run.storage.get(run.key(f"{step}.html"), default=None)) for step in (TRAIN, REPORT)]
     return mail.Letter(
         kind="PROMOTED" if in_service else "TESTED",
@@ -152,7 +152,8 @@ def failure_letter(run: Run, step: str, error: str) -> mail.Letter:
     """Why a run stopped; where it waits for a person, what that person types."""
     place, name, said = _taken_apart(step, error)
     params = run.storage.read_json(run.key("params.json"), default={}).get("steps", {})
-    endpoint = str(next((one["endpoint_name"] for one in params.values() if "endpoint_name" in one), "")) or "fraud"
+    endpoint = str(next((one["endpoint_name"] for one in params.values() if "endpoint_name" in one), ""))
+    endpoint = endpoint or where().endpoint_name
     again = f"`fraud run --run-id {run.run_id} --from {step[:2]}`"
     sentence, rest = _first(said)
     topic, kind, to_do = "", "FAILED", [f"Mend it, then go on where it stopped, with the same parameters: {again}"]
@@ -162,11 +163,10 @@ def failure_letter(run: Run, step: str, error: str) -> mail.Letter:
     small = [f"{stays}; nothing of this run counts until it is whole."]
     if name == "ApprovalError" and "waits for approval" in said:
         kind, topic = "WAITS", f"{run.run_id} waits for approval"
-        option = "" if endpoint == "fraud" else f" --endpoint {endpoint}"
         to_do = [
             "Look at the model's report, which is attached: its grades, its segments, its threshold.",
-            f'To let it pass: `fraud approve {run.run_id}{option} --note "…"`; then deploy it: {again}',
-            f'To refuse it: `fraud approve {run.run_id}{option} --reject --note "…"`',
+            f'To let it pass: `fraud approve {run.run_id} --note "…"`; then deploy it: {again}',
+            f'To refuse it: `fraud approve {run.run_id} --reject --note "…"`',
         ]
         small = ["The champion serves until then."]
     elif name in ("QualityGateError", "ApprovalError"):

@@ -25,7 +25,7 @@ from fraud.moment import iso
 from fraud.pipeline import history_page, outbox, parameters
 from fraud.pipeline.render import render_html
 from fraud.pipeline.runs import COMMITTED, Run, check_run_id, dumps, now
-from fraud.pipeline.where import where
+from fraud.pipeline.where import endpoint, environment, where
 
 REPORTS = Path(os.environ.get("FRAUD_REPORTS") or parameters.ROOT / "reports")  # tests have theirs elsewhere
 REPORT = "04_drift_report"
@@ -83,7 +83,7 @@ def run(
     Parameters
     ----------
     env : str
-        Folder of ``params/``.
+        Folder of ``params/``; empty takes the deployment's, and no other is taken.
     run_id : str
         Names the run; empty makes one from the clock. The same id again repeats or resumes the same run.
     only, first : sequence of str, str
@@ -107,7 +107,13 @@ def run(
         When a cell raised; notebook and HTML are archived all the same.
     """
     steps = choose(only, first)
+    if env:
+        parameters.resolve(env, steps, overrides)  # what is wrong by itself needs no AWS to be told
+    env = environment(env)
     resolved = parameters.resolve(env, steps, overrides)
+    for values in resolved.values():
+        if "endpoint_name" in values:
+            values["endpoint_name"] = endpoint(values["endpoint_name"])
     this = Run(where().bucket, check_run_id(run_id or f"run-{now():%Y%m%d-%H%M%S}"))
     if this.storage.exists(this.key(COMMITTED)):
         raise ParameterError(f"The run {this.run_id} is committed already; choose another --run-id.")

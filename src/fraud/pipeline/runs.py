@@ -13,7 +13,7 @@ from fraud.errors import DataError, ParameterError
 from fraud.moment import iso
 from fraud.pipeline import parameters
 from fraud.pipeline.storage import Storage
-from fraud.pipeline.where import where
+from fraud.pipeline.where import endpoint, where
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 COMMITTED = "COMMITTED"
@@ -128,9 +128,9 @@ def newest(bucket: str, step: str) -> str:
 def begin(step: str, namespace: dict[str, Any]) -> tuple[Run, SimpleNamespace]:
     """Check a notebook's parameters and find its run; the second cell of every notebook.
 
-    An empty ``bucket`` is found as `fraud.pipeline.where.where` finds it. An empty ``run_id``, as when a person runs
-    the notebook, starts a run of its own in 01 and 04 and continues the newest run in 02 and 03; if that one is
-    committed, it is only looked at.
+    An empty ``bucket`` or ``endpoint_name`` is the deployment's, as `fraud.pipeline.where.where` finds it. An empty
+    ``run_id``, as when a person runs the notebook, starts a run of its own in 01 and 04 and continues the newest run in
+    02 and 03; if that one is committed, it is only looked at.
 
     Parameters
     ----------
@@ -148,10 +148,11 @@ def begin(step: str, namespace: dict[str, Any]) -> tuple[Run, SimpleNamespace]:
     Raises
     ------
     ParameterError
-        When a parameter has the wrong type or is out of range.
+        When a parameter has the wrong type or is out of range, or the endpoint is not the deployment's.
     """
     _quiet()
     values = parameters.from_namespace(step, namespace)
+    values["endpoint_name"] = endpoint(values["endpoint_name"])
     order = parameters.steps()
     bucket = values["bucket"] or where().bucket
     previous = order[order.index(step) - 1] if step in order[1:-1] else ""

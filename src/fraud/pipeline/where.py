@@ -17,10 +17,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
-from fraud.errors import PlatformError
+from fraud.errors import ParameterError, PlatformError
 
 PARAMETER = "/fraud-loop/where"
 LISTS = {"report_to", "report_to_on_drift", "report_to_on_success", "report_to_on_failure"}
+IDENTITY = ("environment", "endpoint_name")  # a shell may add what no deployment says, and contradict none
 STUDIO_METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 
 
@@ -32,6 +33,10 @@ class Where:
     ----------
     bucket : str
         The one bucket.
+    environment : str
+        Folder of ``params/`` with which this deployment's notebooks run; empty when nobody said.
+    endpoint_name : str
+        The endpoint that its API, alarms and drift check belong to; empty when nobody said.
     region : str
         AWS region.
     train_role_arn, processing_role_arn, serve_role_arn : str
@@ -52,6 +57,8 @@ class Where:
 
     bucket: str
     region: str
+    environment: str = ""
+    endpoint_name: str = ""
     train_role_arn: str = ""
     processing_role_arn: str = ""
     serve_role_arn: str = ""
@@ -108,6 +115,23 @@ def client_once(service: str) -> Any:
     return boto3.client(service, region_name=region(), config=single)
 
 
+def stored() -> dict[str, Any]:
+    """What ``infra/app.yml`` wrote into the parameter ``/fraud-loop/where``; empty when nothing is deployed.
+
+    Raises
+    ------
+    botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError
+        When AWS cannot be asked or refuses.
+    """
+    try:
+        value: dict[str, Any] = json.loads(client("ssm").get_parameter(Name=PARAMETER)["Parameter"]["Value"])
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ParameterNotFound":
+            return {}
+        raise
+    return value
+
+
 @functools.cache
 def where() -> Where:
     """Find the deployment: environment variables first, then the parameter that ``infra/app.yml`` writes.
@@ -122,7 +146,7 @@ def where() -> Where:
     here = region()
     found: dict[str, Any] = {}
     try:
-        found = json.loads(client("ssm").get_parameter(Name=PARAMETER)["Parameter"]["Value"])
+        found = stored()
     except NoCredentialsError as error:
         raise PlatformError(
             'No AWS credentials: log in to AWS, or run `fraud local up` and `eval "$(fraud local env)"`.'
@@ -133,12 +157,16 @@ def where() -> Where:
             f"Nothing answers at {address}: start the local AWS with `fraud local up`, or unset AWS_ENDPOINT_URL."
         ) from error
     except ClientError as error:
-        if error.response["Error"]["Code"] != "ParameterNotFound" and "FRAUD_BUCKET" not in os.environ:
+        if "FRAUD_BUCKET" not in os.environ:
             raise PlatformError(f"The parameter {PARAMETER} in {here} could not be read: {error}") from error
     except BotoCoreError as error:
         raise PlatformError(f"AWS could not be asked for {PARAMETER} in {here}: {error}") from error
     for name in (item.name for item in fields(Where)):
         if value := os.environ.get(f"FRAUD_{name.upper()}"):
+            if name in IDENTITY and found.get(name, value) != value:
+                raise PlatformError(
+                    f"FRAUD_{name.upper()} is {value!r}, but the deployment in {here} says {found[name]!r}: unset it."
+                )
             found[name] = value
     if not found.get("bucket"):
         raise PlatformError(
@@ -153,3 +181,56 @@ def where() -> Where:
         **{"region": here, "train_role_arn": role, "processing_role_arn": role, "serve_role_arn": role}
         | {name: value for name, value in found.items() if name in known and value not in ("", None)}
     )
+
+
+def environment(wanted: str = "") -> str:
+    """The folder of ``params/`` to run with: the deployment's.
+
+    Parameters
+    ----------
+    wanted : str
+        What a person named; empty for nothing.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ParameterError
+        When that is another than the deployment's, or neither says one.
+    """
+    return _agreed("environment", wanted, "--env staging or --env prod")
+
+
+def endpoint(wanted: str = "") -> str:
+    """The endpoint to work on: the deployment's.
+
+    Parameters
+    ----------
+    wanted : str
+        What a person named; empty for nothing.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ParameterError
+        When that is another than the deployment's, or neither says one.
+    """
+    return _agreed("endpoint_name", wanted, "--endpoint, or the parameter endpoint_name")
+
+
+def _agreed(name: str, wanted: str, option: str) -> str:
+    deployed = str(getattr(where(), name))
+    what = name.replace("_name", "")
+    if wanted and deployed and wanted != deployed:
+        raise ParameterError(
+            f"The {what} {wanted!r} is not this deployment's, which is {deployed!r}: leave it out, "
+            "or go to the account and region of the other."
+        )
+    if not (wanted or deployed):
+        raise ParameterError(f"Nothing says which {what} this is: name it ({option}), or deploy infra/app.yml.")
+    return wanted or deployed
