@@ -32,14 +32,14 @@ class House:
         The bucket.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *up: str) -> None:
         self.state = state
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FRAUD_"))
         } | {"FRAUD_LOCAL_STATE": str(state), "FRAUD_LOCAL_CAPTURE_SECONDS": "1", "FRAUD_LOCAL_TIME_SCALE": "100"}
         self.environment["FRAUD_REPORTS"] = str(state / "reports")
-        self.outputs = json.loads(self.fraud("local", "up").stdout)["outputs"]
-        self.bucket = self.outputs["BucketName"]
+        self.outputs = json.loads(self.fraud("local", "up", *up).stdout).get("outputs", {})
+        self.bucket = self.outputs.get("BucketName", "")
         lines = self.fraud("local", "env").stdout.splitlines()
         self.environment |= dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
@@ -106,6 +106,20 @@ def house(tmp_path_factory):
         house.fraud("sample", str(table), "--rows", "4000", "--columns", "core")
         house.fraud("history", "put", str(table))
         yield house
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "fraud.localaws", "down"],
+            env=os.environ | {"FRAUD_LOCAL_STATE": str(state)},
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def bare_house(tmp_path_factory):
+    """A local AWS on which nothing is deployed."""
+    state = tmp_path_factory.mktemp("bare")
+    try:
+        yield House(state, "--bare")
     finally:
         subprocess.run(
             [sys.executable, "-m", "fraud.localaws", "down"],

@@ -342,6 +342,16 @@ def test_a_notebook_by_hand_works_on_the_deployments_endpoint_and_no_other(prod)
         runs.begin("01_first", given | {"endpoint_name": "fraud"})
 
 
+def test_a_notebook_by_hand_takes_what_params_of_the_environment_say_unless_a_person_changed_it(prod, capsys):
+    by_hand = {"bucket": "", "run_id": "", "endpoint_name": "", "as_of": "", "n": 1}
+    assert runs.begin("01_first", by_hand)[1].n == 7
+    assert capsys.readouterr().out == "params/prod: n = 7\n"
+    assert runs.begin("01_first", by_hand | {"n": 3})[1].n == 3
+    by_runner = by_hand | {"bucket": "house", "run_id": "r1"}
+    assert runs.begin("01_first", by_runner)[1].n == 1, "-p n=1 stays"
+    assert capsys.readouterr().out == ""
+
+
 def test_where_nothing_is_deployed_the_environment_must_be_named(house):
     with pytest.raises(ParameterError, match=r"Nothing says which environment this is: name it \(--env"):
         runner.run("", run_id="r1")

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import math
 import re
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,6 +133,10 @@ def begin(step: str, namespace: dict[str, Any]) -> tuple[Run, SimpleNamespace]:
     ``run_id``, as when a person runs the notebook, starts a run of its own in 01 and 04 and continues the newest run in
     02 and 03; if that one is committed, it is only looked at.
 
+    The runner names the bucket and has settled the parameters. Where a person runs the notebook, what the parameters
+    cell leaves at its default is as ``params/`` of the deployment's environment says, and that is printed: a model that
+    waits for approval in the pipeline waits for it here, too.
+
     Parameters
     ----------
     step : str
@@ -153,6 +158,8 @@ def begin(step: str, namespace: dict[str, Any]) -> tuple[Run, SimpleNamespace]:
     _quiet()
     values = parameters.from_namespace(step, namespace)
     values["endpoint_name"] = endpoint(values["endpoint_name"])
+    if not values["bucket"]:
+        values |= _of_environment(step, values)
     order = parameters.steps()
     bucket = values["bucket"] or where().bucket
     previous = order[order.index(step) - 1] if step in order[1:-1] else ""
@@ -161,6 +168,19 @@ def begin(step: str, namespace: dict[str, Any]) -> tuple[Run, SimpleNamespace]:
     looking = bool(found) and Storage(bucket).exists(f"runs/{found}/{COMMITTED}")
     p = SimpleNamespace(**(values | {"bucket": bucket, "run_id": run_id}))
     return Run(bucket, run_id, step, looking=looking), p
+
+
+def _of_environment(step: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What ``params/`` of the deployment's environment says of parameters that are at their defaults."""
+    env = where().environment
+    if not env:
+        return {}
+    declared = parameters.declared(step)
+    wanted = parameters.resolve(env, [step])[step]
+    taken = {name: value for name, value in wanted.items() if values[name] == declared[name].default != value}
+    if taken:
+        sys.stdout.write(f"params/{env}: {', '.join(f'{name} = {value!r}' for name, value in taken.items())}\n")
+    return taken
 
 
 def _quiet() -> None:
