@@ -30,18 +30,18 @@ class Storage:
         return self.kept.setdefault(key, body) is body
 
     def read_json(self, key, default=None):
-        return {"content_sha256": "d" * 64} if key.endswith("dataset.json") else default
+        return self.kept.get(key, {"content_sha256": "d" * 64} if key.endswith("dataset.json") else default)
 
 
 class Run:
-    def __init__(self, run_id):
-        self.run_id, self.storage = run_id, Storage()
+    def __init__(self, run_id, bucket="b"):
+        self.run_id, self.bucket, self.storage = run_id, bucket, Storage()
 
     def key(self, name):
         return f"runs/{self.run_id}/{name}"
 
     def uri(self, name):
-        return f"s3://b/{self.key(name)}"
+        return f"s3://{self.bucket}/{self.key(name)}"
 
 
 class FakeSageMaker:
@@ -76,7 +76,9 @@ class FakeSageMaker:
     def get_paginator(self, name):
         def paginate(ModelPackageGroupName, **_):
             self.describe_model_package_group(ModelPackageGroupName)
-            yield {"ModelPackageSummaryList": list(self.packages.values())}
+            yield {"ModelPackageSummaryList": [], "NextToken": "an empty page need not be the last"}
+            for package in self.packages.values():
+                yield {"ModelPackageSummaryList": [package]}
 
         return SimpleNamespace(paginate=paginate)
 
@@ -92,9 +94,9 @@ def sagemaker(monkeypatch):
     return fake
 
 
-def registered(run_id="r1", approval="manual", **changed):
+def registered(run_id="r1", approval="manual", bucket="b", **changed):
     p = SimpleNamespace(**vars(P) | {"approval": approval})
-    return registry.register(Run(run_id), p, TRAINED | changed, JOB, "It is better.")
+    return registry.register(Run(run_id, bucket), p, TRAINED | changed, JOB, "It is better.")
 
 
 def test_a_package_tells_where_the_model_comes_from(sagemaker):
@@ -130,28 +132,49 @@ def test_what_waits_is_not_deployed_until_somebody_approves(sagemaker):
         ApprovalError, match=r"\(AUC ROC 0\.9100\) waits for approval: `fraud approve r1`, then `fraud run"
     ):
         registry.check_approved(waiting["model_package_arn"])
-    said = registry.approve("r1", "fraud", note="looked at the segments")
+    said = registry.approve(Run("r1"), "fraud", note="looked at the segments")
     assert "Version 1, the model of r1, is approved" in said and "--run-id r1 --from 03" in said
     registry.check_approved(waiting["model_package_arn"])
     package = sagemaker.packages[waiting["model_package_arn"]]
     assert package["ApprovalDescription"] == "arn:aws:iam::0:user/ada: looked at the segments"
-    assert "approved already" in registry.approve("r1", "fraud")
+    assert "approved already" in registry.approve(Run("r1"), "fraud")
     assert registered()["approval"] == registry.APPROVED  # a repeated run does not take it back
 
 
 def test_auto_is_approved_at_once_and_can_be_rejected(sagemaker):
     found = registered(approval="auto")
     registry.check_approved(found["model_package_arn"])
-    registry.approve("r1", "fraud", reject=True, note="leak")
+    registry.approve(Run("r1"), "fraud", reject=True, note="leak")
     with pytest.raises(ApprovalError, match=r"rejected \(.*leak\): the champion stays"):
         registry.check_approved(found["model_package_arn"])
 
 
 def test_an_unknown_run_names_those_that_wait(sagemaker):
     with pytest.raises(ParameterError, match="no model of the run 'r9' in fraud-fraud; none waits"):
-        registry.approve("r9", "fraud")
+        registry.approve(Run("r9"), "fraud")
     registered()
     registered("r2", approval="auto")
     with pytest.raises(ParameterError, match="waiting are r1"):
-        registry.approve("r9", "fraud")
-    assert [p["ModelPackageVersion"] for p in registry.packages("fraud")] == [2, 1]
+        registry.approve(Run("r9"), "fraud")
+    assert [p["ModelPackageVersion"] for p in registry.packages("fraud", "b")] == [2, 1]
+
+
+def test_a_run_of_the_same_id_in_another_bucket_has_a_package_of_its_own(sagemaker):
+    ours, theirs = registered(), registered(bucket="other")
+    assert ours["model_package_arn"] != theirs["model_package_arn"]
+    registry.approve(Run("r1"), "fraud")
+    registry.check_approved(ours["model_package_arn"])
+    with pytest.raises(ApprovalError, match="waits for approval"):
+        registry.check_approved(theirs["model_package_arn"])
+    assert [p["ModelPackageArn"] for p in registry.packages("fraud", "other")] == [theirs["model_package_arn"]]
+    with pytest.raises(ParameterError, match="no model of the run 'r2' in fraud-fraud; waiting are r1"):
+        registry.approve(Run("r2", "other"), "fraud")
+
+
+def test_of_two_models_of_a_run_the_recorded_one_is_approved(sagemaker):
+    run, first, second = Run("r1"), registered(), registered(archive_sha256="b" * 64)
+    run.storage.kept["runs/r1/02_train.json"] = {"model_package_arn": first["model_package_arn"]}
+    assert registry.approve(run, "fraud").startswith("Version 1, the model of r1, is approved")
+    registry.check_approved(first["model_package_arn"])
+    with pytest.raises(ApprovalError):
+        registry.check_approved(second["model_package_arn"])

@@ -114,8 +114,10 @@ def approve_command(
     """
     from fraud.pipeline import registry
     from fraud.pipeline import where as places
+    from fraud.pipeline.runs import Run
 
-    _say(registry.approve(run_id, places.endpoint(endpoint), reject=reject, note=note))
+    run = Run(places.where().bucket, run_id)
+    _say(registry.approve(run, places.endpoint(endpoint), reject=reject, note=note))
 
 
 @app.command("models")
@@ -131,7 +133,7 @@ def models_command(
 
     run = Column("run", overflow="fold")  # an id that is cut cannot be approved
     table = Table("#", run, "AUC", "AP", "approval", "made (UTC)", box=None, pad_edge=False)
-    for package in registry.packages(places.endpoint(endpoint)):
+    for package in registry.packages(places.endpoint(endpoint), places.where().bucket):
         about = package.get("CustomerMetadataProperties", {})
         figures = [f"{float(about[name]):.4f}" if name in about else "" for name in ("auc", "average_precision")]
         made = f"{package['CreationTime'].astimezone(dt.UTC):%m-%d %H:%M}"

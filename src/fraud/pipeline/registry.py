@@ -58,8 +58,9 @@ def register(run: Run, p: SimpleNamespace, trained: dict[str, Any], job: dict[st
     request: dict[str, Any] = {
         "ModelPackageGroupName": group,
         "ModelPackageDescription": f"{run.run_id}: AUC ROC {metrics['auc']:.4f}",
-        # The same run and the same model give the same token, so that a repeated or doubled call makes one package.
-        "ClientToken": hashlib.sha256(f"{group}/{run.run_id}/{trained['archive_sha256']}".encode()).hexdigest()[:36],
+        # The same run and the same model give the same token, so that a repeated or doubled call makes one package. A
+        # run of that id in another bucket is another one.
+        "ClientToken": hashlib.sha256(f"{group}/{run.uri('')}/{trained['archive_sha256']}".encode()).hexdigest()[:36],
         "InferenceSpecification": {
             "Containers": [
                 {"Image": where().image_uri, "ModelDataUrl": job["ModelArtifacts"]["S3ModelArtifacts"]},
@@ -85,6 +86,7 @@ def lineage(run: Run, trained: dict[str, Any]) -> dict[str, str]:
     dataset = run.storage.read_json(run.key("data/dataset.json"), default={})
     found = {
         "run_id": run.run_id,
+        "bucket": run.bucket,
         "notebook": run.uri("02_train.ipynb"),
         "auc": f"{metrics['auc']:.6f}",
         "average_precision": f"{metrics['average_precision']:.6f}",
@@ -120,12 +122,14 @@ def check_approved(model_package_arn: str) -> None:
         )
 
 
-def packages(endpoint_name: str) -> list[dict[str, Any]]:
-    """All packages of an endpoint's group, newest first; empty when there is no group.
+def packages(endpoint_name: str, bucket: str) -> list[dict[str, Any]]:
+    """All packages of an endpoint's group whose runs are in this bucket, newest first; empty when there is no group.
 
     Parameters
     ----------
     endpoint_name : str
+    bucket : str
+        A group is the account's: another deployment may have an endpoint, and a run, of the same name.
 
     Returns
     -------
@@ -138,22 +142,25 @@ def packages(endpoint_name: str) -> list[dict[str, Any]]:
         ModelPackageGroupName=group_of(endpoint_name), SortBy="CreationTime", SortOrder="Descending"
     )
     try:
-        for one in pages:
-            for item in one["ModelPackageSummaryList"]:
-                found.append(sagemaker.describe_model_package(ModelPackageName=item["ModelPackageArn"]))
+        for page in pages:
+            for item in page["ModelPackageSummaryList"]:
+                package = sagemaker.describe_model_package(ModelPackageName=item["ModelPackageArn"])
+                if package.get("CustomerMetadataProperties", {}).get("bucket") == bucket:
+                    found.append(package)
     except ClientError as error:
         if "does not exist" not in str(error):
             raise
     return sorted(found, key=lambda package: -package["ModelPackageVersion"])
 
 
-def approve(run_id: str, endpoint_name: str, *, reject: bool = False, note: str = "") -> str:
+def approve(run: Run, endpoint_name: str, *, reject: bool = False, note: str = "") -> str:
     """Let a model be deployed, or not.
 
     Parameters
     ----------
-    run_id : str
-        The run that trained it.
+    run : Run
+        The run that trained it. Of several models it has registered, the one that 02_train recorded, which is the one
+        that 03_deploy asks about; before it has recorded, the newest.
     endpoint_name : str
     reject : bool
         Whether it must not.
@@ -170,8 +177,9 @@ def approve(run_id: str, endpoint_name: str, *, reject: bool = False, note: str 
     ParameterError
         When the run has no package.
     """
-    every = packages(endpoint_name)
-    own = [package for package in every if package.get("CustomerMetadataProperties", {}).get("run_id") == run_id]
+    run_id = run.run_id
+    every = packages(endpoint_name, run.bucket)
+    own = [package for package in every if package["CustomerMetadataProperties"].get("run_id") == run_id]
     if not own:
         waiting = [
             package["CustomerMetadataProperties"]["run_id"]
@@ -180,7 +188,9 @@ def approve(run_id: str, endpoint_name: str, *, reject: bool = False, note: str 
         ]
         said = f"waiting are {', '.join(waiting)}" if waiting else "none waits"
         raise ParameterError(f"There is no model of the run {run_id!r} in {group_of(endpoint_name)}; {said}.")
-    package, wanted = own[0], REJECTED if reject else APPROVED
+    recorded = run.storage.read_json(run.key("02_train.json"), default={}).get("model_package_arn")
+    package = next((package for package in own if package["ModelPackageArn"] == recorded), own[0])
+    wanted = REJECTED if reject else APPROVED
     version = package["ModelPackageVersion"]
     if package["ModelApprovalStatus"] == wanted:
         return f"Version {version}, the model of {run_id}, is {wanted.lower()} already."
