@@ -166,18 +166,19 @@ class Pipeline:
 
     name: str
 
-    def _newest(self) -> list[dict[str, Any]]:
-        answer = client("codepipeline").list_pipeline_executions(pipelineName=self.name, maxResults=50)
-        return list(answer["pipelineExecutionSummaries"])
+    def _executions(self) -> Iterator[dict[str, Any]]:
+        """All that CodePipeline still knows, the newest first; a page may be short or empty and not the last."""
+        pages = client("codepipeline").get_paginator("list_pipeline_executions").paginate(pipelineName=self.name)
+        return (item for page in pages for item in page["pipelineExecutionSummaries"])
 
     def in_flight(self) -> bool:
-        """Whether an execution is under way, whoever started it."""
-        return any(item["status"] in RUNNING for item in self._newest())
+        """Whether an execution is under way, whoever started it; one that waits may be older than many."""
+        return any(item["status"] in RUNNING for item in self._executions())
 
     def runs_since(self, moment: float) -> list[tuple[str, float]]:
         """Executions that a call has started since then; clocks may differ by a few seconds."""
-        calls = [one for one in self._newest() if one.get("trigger", {}).get("triggerType", CALL) == CALL]
-        runs = [(str(one["pipelineExecutionId"]), seconds(one["startTime"])) for one in calls]
+        calls = [item for item in self._executions() if item.get("trigger", {}).get("triggerType", CALL) == CALL]
+        runs = [(str(item["pipelineExecutionId"]), seconds(item["startTime"])) for item in calls]
         return sorted((run for run in runs if run[1] >= moment - 5), key=lambda run: run[1])
 
     def start(self, token: str) -> str:

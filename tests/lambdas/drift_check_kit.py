@@ -21,7 +21,10 @@ LOCK = f"locks/drift/{ENDPOINT}.json"
 
 
 class CodePipeline:
-    """The service over HTTP: validates nothing, is idempotent by token, lists the newest first, fails when told to."""
+    """The service over HTTP: validates nothing, is idempotent by token, lists the newest first, fails when told to.
+
+    Its lists come in pages of two, after an empty one.
+    """
 
     def __init__(self):
         self.executions, self.calls, self.fail, self.lose = [], [], None, None
@@ -46,7 +49,12 @@ class CodePipeline:
 
     def ListPipelineExecutions(self, given):
         names = ("pipelineExecutionId", "status", "startTime", "trigger")
-        return {"pipelineExecutionSummaries": [{name: item[name] for name in names} for item in self.executions]}
+        if "nextToken" not in given:
+            return {"pipelineExecutionSummaries": [], "nextToken": "0"}
+        at = int(given["nextToken"])
+        page = [{name: item[name] for name in names} for item in self.executions[at : at + 2]]
+        more = {"nextToken": str(at + 2)} if at + 2 < len(self.executions) else {}
+        return {"pipelineExecutionSummaries": page} | more
 
     def add(self, status, *, at=NOON + 60, token="", kind="StartPipelineExecution"):
         self.executions.insert(

@@ -62,6 +62,15 @@ def test_the_next_hour_cools_down(s3, pipeline, monkeypatch):
     assert len(pipeline.executions) == 2
 
 
+def test_one_that_waits_behind_many_newer_ones_is_in_flight(s3, pipeline):
+    """CodePipeline answers page by page, and a page may be empty."""
+    capture(s3, factor=1.5)
+    pipeline.add("InProgress", kind="Webhook", at=NOON - 86_400)
+    for _ in range(5):
+        pipeline.add("Superseded", kind="Webhook")
+    assert tick()["decision"] == {"start": False, "reasons": ["IN_FLIGHT"]}
+
+
 def test_one_in_flight_is_enough(s3, pipeline):
     capture(s3, factor=1.5)
     pipeline.add("InProgress", kind="Webhook")

@@ -190,18 +190,19 @@ def test_a_challenger_has_lines_of_its_own(cloudwatch):
 
 
 def test_the_page_holds_everything_itself(cloudwatch, tmp_path):
-    cloudwatch.put_metric_alarm(
-        AlarmName="fraud-here-drift",
-        AlarmDescription="Payments <changed>.",
-        MetricName="Drift",
-        Namespace="Fraud/Drift",
-        Statistic="Maximum",
-        Period=300,
-        EvaluationPeriods=1,
-        Threshold=1.0,
-        ComparisonOperator="GreaterThanOrEqualToThreshold",
-    )
-    cloudwatch.set_alarm_state(AlarmName="fraud-here-drift", StateValue="ALARM", StateReason="test")
+    for name in ("fraud-here-drift", "fraud-here-too-drift", "fraud-here-drift-2"):  # two of other endpoints
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            AlarmDescription="Payments <changed>.",
+            MetricName="Drift",
+            Namespace="Fraud/Drift",
+            Statistic="Maximum",
+            Period=300,
+            EvaluationPeriods=1,
+            Threshold=1.0,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+        )
+        cloudwatch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="test")
     page = dashboard_page.write(tmp_path / "new" / "page.html", NAMES, 24, NOW).read_text(encoding="utf-8")
     assert "1 of 1 alarms ring:</b> fraud-here-drift." in page and "Payments &lt;changed&gt;." in page
     assert page.count("data:image/png;base64,") == len(SECTIONS)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -17,6 +18,7 @@ from fraud.demo.screen import ProgramFailed, Screen
 from fraud.demo.story import Settings, Story
 from fraud.demo.words import Facts, summary
 from fraud.errors import DataError, FraudError, ParameterError, PlatformError
+from fraud.pipeline import logs
 
 
 def screen(steps=2, terminal=False):
@@ -437,9 +439,11 @@ class FakeAws:
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         return {"pipelineExecution": {"status": status}}
 
-    def list_action_executions(self, pipelineName, filter):
+    def get_paginator(self, operation):
+        assert operation == "list_action_executions"
         build = {"output": {"executionResult": {"externalExecutionId": "fraud-build:b-1"}}}
-        return {"actionExecutionDetails": [{"output": {}}, build]}
+        pages = [{"actionExecutionDetails": []}, {"actionExecutionDetails": [{"output": {}}, build]}]
+        return SimpleNamespace(paginate=lambda pipelineName, filter: pages)
 
     def get_log_events(self, logGroupName, logStreamName, startFromHead, nextToken="0"):
         assert (logGroupName, logStreamName, startFromHead) == ("/aws/codebuild/fraud-build", "b-1", True)
@@ -451,7 +455,8 @@ def test_an_execution_is_followed_and_its_build_read_along(monkeypatch):
     aws = FakeAws(
         ["InProgress", "InProgress", "Succeeded"], ["pip install", "▸ 01_merge_data", "✓ 01_merge_data in 3 s"]
     )
-    monkeypatch.setattr(follow, "client", lambda name: aws)
+    for module in (follow, logs):
+        monkeypatch.setattr(module, "client", lambda name: aws)
     monkeypatch.setattr(follow.time, "sleep", lambda seconds: None)
     told = screen()
     with told.step("Retrain") as step:
@@ -464,7 +469,8 @@ def test_an_execution_is_followed_and_its_build_read_along(monkeypatch):
 @pytest.mark.parametrize("status", ["Failed", "Stopped", "Superseded", "Cancelled"])
 def test_an_execution_that_does_not_succeed_leaves_its_last_lines(monkeypatch, status):
     aws = FakeAws(["InProgress", status], ["pip install", "02_train, cell 3: boom"])
-    monkeypatch.setattr(follow, "client", lambda name: aws)
+    for module in (follow, logs):
+        monkeypatch.setattr(module, "client", lambda name: aws)
     monkeypatch.setattr(follow.time, "sleep", lambda seconds: None)
     with (
         pytest.raises(follow.PipelineFailed, match=f"e-1 ended as {status}") as caught,

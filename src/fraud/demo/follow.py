@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -15,6 +14,7 @@ from fraud.demo.screen import Step
 from fraud.errors import FraudError
 from fraud.pipeline import bring_up, history_page
 from fraud.pipeline.infra import app_stack_name
+from fraud.pipeline.logs import read_on
 from fraud.pipeline.parameters import ROOT
 from fraud.pipeline.runner import REPORTS
 from fraud.pipeline.stacks import stack_outputs
@@ -97,32 +97,30 @@ def follow(pipeline: str, execution: str, step: Step) -> None:
 
 def _build_lines(pipeline: str, execution: str) -> Iterator[list[str]]:
     """Give at each turn the lines of the execution's build log that are new; none while there is no log."""
-    where: dict[str, str] = {}
-    token: dict[str, str] = {}
+    where: tuple[str, ...] = ()
+    token = ""
     while True:
         lines: list[str] = []
         try:
             where = where or _log_stream(pipeline, execution)
             if where:
-                answer = client("logs").get_log_events(**where, **token, startFromHead=True)
-                token = {"nextToken": answer["nextForwardToken"]}
-                lines = [text for event in answer["events"] for text in event["message"].splitlines()]
+                messages, token = read_on(*where, token)
+                lines = [text for message in messages for text in message.splitlines()]
         except (ClientError, BotoCoreError):  # the log is for reading along only
-            where = {}
+            where = ()
         yield lines
 
 
-def _log_stream(pipeline: str, execution: str) -> dict[str, str]:
+def _log_stream(pipeline: str, execution: str) -> tuple[str, ...]:
     """Log group and stream of the execution's newest build; empty before it began."""
-    details: list[dict[str, Any]] = client("codepipeline").list_action_executions(
-        pipelineName=pipeline, filter={"pipelineExecutionId": execution}
-    )["actionExecutionDetails"]
-    for item in details:
+    pages = client("codepipeline").get_paginator("list_action_executions")
+    found = pages.paginate(pipelineName=pipeline, filter={"pipelineExecutionId": execution})
+    for item in (item for page in found for item in page["actionExecutionDetails"]):
         build = item.get("output", {}).get("executionResult", {}).get("externalExecutionId", "")
         project, colon, stream = build.partition(":")
         if colon and item.get("input", {}).get("actionTypeId", {}).get("provider", "CodeBuild") == "CodeBuild":
-            return {"logGroupName": f"/aws/codebuild/{project}", "logStreamName": stream}
-    return {}
+            return f"/aws/codebuild/{project}", stream
+    return ()
 
 
 def collect_pages(bucket: str, run_id: str, endpoint: str) -> list[Path]:

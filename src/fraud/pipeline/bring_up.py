@@ -5,6 +5,7 @@ The local AWS is another program: it is started as one, and spoken to as AWS fro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -72,7 +73,7 @@ def bring_up(*, port: int = 0, bare: bool = False, echo: Callable[[str], None] =
     pipeline = ["--bucket", outputs["BucketName"], "--endpoint", ENDPOINT, "--env", ENVIRONMENT]
     local_aws(*pipeline, module="fraud.localaws.default_pipeline")
     mail = places.client("sesv2")
-    if SENDER not in [i["IdentityName"] for i in mail.list_email_identities()["EmailIdentities"]]:
+    with contextlib.suppress(mail.exceptions.AlreadyExistsException):
         mail.create_email_identity(EmailIdentity=SENDER)
     return state | {"outputs": outputs}
 
@@ -96,7 +97,8 @@ def tick(schedule: str = "") -> dict[str, Any]:
         When there is no schedule, or the function failed.
     """
     scheduler = places.client("scheduler")
-    found = scheduler.list_schedules()["Schedules"]
+    pages = scheduler.get_paginator("list_schedules").paginate()
+    found = [item for page in pages for item in page["Schedules"]]
     names = [
         item["Name"] for item in found if (item["Name"] == schedule if schedule else "drift" in item["Name"].lower())
     ]

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from matplotlib.axes import Axes
 
 from fraud.errors import PlatformError
-from fraud.pipeline.alarms import SUMS, comparable, limits, watching
+from fraud.pipeline.alarms import SUMS, alarms, comparable, limits, watching
 from fraud.pipeline.dashboards import RED, SECTIONS, Metric, Panel, Section
 from fraud.pipeline.plots import plain, prepared, say_nothing
 from fraud.pipeline.render import TEMPLATES
@@ -202,8 +202,12 @@ def _picture(section: Section, lines: list[list[Series]], start: dt.datetime, en
 
 
 def _alarms(endpoint: str) -> Iterator[dict[str, Any]]:
-    """Alarms of an endpoint, those that ring first."""
-    pages = client("cloudwatch").get_paginator("describe_alarms").paginate(AlarmNamePrefix=f"fraud-{endpoint}-")
+    """Alarms of an endpoint, those that ring first.
+
+    By the names that ``infra/app.yml`` gives: those of an endpoint ``fraud-eu`` begin like those of ``fraud``.
+    """
+    names = [f"fraud-{endpoint}-{alarm.name}" for alarm in alarms()]
+    pages = client("cloudwatch").get_paginator("describe_alarms").paginate(AlarmNames=names)
     found = [item for page in pages for item in page["MetricAlarms"]]
     order = {"ALARM": 0, "INSUFFICIENT_DATA": 1, "OK": 2}
     words = {"ALARM": "rings", "INSUFFICIENT_DATA": "no data yet", "OK": "quiet"}

@@ -13,7 +13,7 @@ from typing import Any
 
 from fraud.moment import iso
 from fraud.pipeline.render import TEMPLATES
-from fraud.pipeline.runs import Run, check_run_id, dumps
+from fraud.pipeline.runs import Run, check_run_id, dumps, records
 from fraud.pipeline.storage import Storage
 from fraud.pipeline.verdict_view import multiple
 from fraud.plaintext import count, shown, sparkline
@@ -116,12 +116,11 @@ def _read(body: bytes) -> list[Entry]:
 
 def rebuilt(storage: Storage, endpoint: str) -> list[Entry]:
     """The list anew, from the records of the newest runs that reported on an endpoint."""
-    found = [item for item in storage.list("runs/") if item.key.endswith(f"/{REPORT}.json")]
     entries = []
-    for item in sorted(found, key=lambda item: item.last_modified, reverse=True)[:MOST]:
+    for run_id, item in records(storage, REPORT)[:MOST]:
         record = storage.read_json(item.key, default={})
         if (record.get("verdict") or {}).get("endpoint") == endpoint:
-            entries.append(entry_of(item.key.split("/")[1], record))
+            entries.append(entry_of(run_id, record))
     return entries
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from fraud.errors import DataError, ParameterError
 from fraud.moment import iso
 from fraud.pipeline import parameters
-from fraud.pipeline.storage import Storage
+from fraud.pipeline.storage import Item, Storage
 from fraud.pipeline.where import endpoint, where
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -120,10 +120,16 @@ def clean(value: Any) -> Any:
     return value
 
 
+def records(storage: Storage, step: str) -> list[tuple[str, Item]]:
+    """Runs that recorded ``step``, each with its record's key and time, the newest first; what lies deeper is none."""
+    own = re.compile(rf"runs/([^/]+)/{re.escape(step)}\.json")
+    found = [(name[1], item) for item in storage.list("runs/") if (name := own.fullmatch(item.key))]
+    return sorted(found, key=lambda pair: pair[1].last_modified, reverse=True)
+
+
 def newest(bucket: str, step: str) -> str:
     """Id of the run that recorded ``step`` last; empty when there is none."""
-    found = [item for item in Storage(bucket).list("runs/") if item.key.endswith(f"/{step}.json")]
-    return max(found, key=lambda item: item.last_modified).key.split("/")[1] if found else ""
+    return next((run_id for run_id, _ in records(Storage(bucket), step)), "")
 
 
 def begin(step: str, namespace: dict[str, Any]) -> tuple[Run, SimpleNamespace]:

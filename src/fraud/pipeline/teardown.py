@@ -142,7 +142,7 @@ def _delete_models(bucket: str, endpoint: str, echo: Echo) -> None:
     configs = [name for name in configs if _captures_to(bucket, name)]
     models = [item["ModelName"] for item in _listed("list_models", "Models")]
     models = [name for name in models if _model_lies_in(bucket, name)]
-    registered = [item["ModelPackageArn"] for item in packages(endpoint)]
+    registered = [item["ModelPackageArn"] for item in packages(endpoint, bucket)]
     if configs or models or registered:
         echo(
             f"Deleting {len(configs)} endpoint configurations, {len(models)} models and "
