@@ -12,7 +12,7 @@ from botocore.validate import ParamValidator
 
 from fraud.errors import ParameterError
 from fraud.localaws import specification
-from fraud.pipeline import parameters, strategies
+from fraud.pipeline import parameters, resources, strategies
 
 DEFAULTS = {name: item.default for name, item in parameters.declared("03_deploy").items()}
 CHAMPION = {"run_id": "champion"}
@@ -88,7 +88,7 @@ def test_a_name_tells_one_deployment_from_another_and_fits() -> None:
     given = [p(strategy=s, traffic_percent=share) for s in STRATEGIES for share in (5, 100)]
     names = [endpoint_config(one, "r" * 40)["EndpointConfigName"] for one in given]
     assert len(set(names)) == 1 + 2 + 2  # promoting ends in the same configuration, however it got there
-    names.append(strategies.named("fraud-" + "r" * 40, {}))
+    names.append(resources.named("fraud-" + "r" * 40, {}))
     assert all(re.fullmatch("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name) for name in names)
 
 

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from fraud.errors import DeploymentError, ParameterError, QualityGateError
 from fraud.pipeline import strategies, trial
 from fraud.pipeline.probing import Probes
+from fraud.pipeline.resources import named
 from fraud.pipeline.runs import Run
 from fraud.pipeline.training import read_model
 from fraud.pipeline.where import client, where
@@ -216,7 +217,7 @@ def _model(run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[st
     }
     container = {"Image": here.image_uri, "ModelDataUrl": trained["model_uri"], "Environment": environment}
     content = {"ExecutionRoleArn": p.role_arn or here.serve_role_arn, "PrimaryContainer": container}
-    return {"ModelName": strategies.named(f"fraud-{run.run_id}", content)} | content
+    return {"ModelName": named(f"fraud-{run.run_id}", content)} | content
 
 
 def _model_on(config: str) -> str:

@@ -5,27 +5,23 @@ Each hour partition is a work item, a small JSON that lists its objects; SageMak
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-import tarfile
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from fraud.errors import ProcessingJobError
-from fraud.pipeline import parameters
+from fraud.pipeline import source_archive
 from fraud.pipeline.live import Conversion, Elsewhere
 from fraud.pipeline.partitions import Chunk
+from fraud.pipeline.resources import named, start_job
 from fraud.pipeline.runs import Run
 from fraud.pipeline.where import client, where
 
-SOURCE = parameters.ROOT / "src"
 SENT = ("compact.py", "requirements-compact.txt", "fraud/*.py", "fraud/pipeline/*.py")
 INPUT = "/opt/ml/processing/input"
 START = (
@@ -57,84 +53,99 @@ def compactor(run: Run, p: SimpleNamespace, *, echo: Callable[[str], None] = pri
     """
 
     def compact(conversion: Conversion, chunks: Sequence[Chunk]) -> None:
-        items = [chunk.to_json().encode() for chunk in chunks]
-        mark = hashlib.sha256(b"".join([conversion.to_json().encode(), *items])).hexdigest()[:8]
-        folder = run.key(f"data/compact/{mark}")
-        _send(run, folder, conversion, items)
-        name = f"fraud-{run.run_id}-compact-{mark}"[:60]
-        status = _start(name, run, p, folder)
-        echo(f"{len(chunks)} hour partitions are compacted by {p.compact_instance_count} machines, job {status} …")
-        wait(status, poll)
+        wanted = request(run, p, conversion, chunks)
+        job = start_job(
+            named(f"fraud-{run.run_id}-compact", wanted),
+            lambda job: _create(job, wanted),
+            lambda job: dict(client("sagemaker").describe_processing_job(ProcessingJobName=job)),
+            # One that is done left hours out that are asked for now, or they were changed since.
+            lambda job: _inputs(job) == _inputs(wanted) and job["ProcessingJobStatus"] == "InProgress",
+        )
+        echo(f"{len(chunks)} hour partitions are compacted by {p.compact_instance_count} machines, job {job} …")
+        wait(job, poll)
 
     return compact
 
 
-def _send(run: Run, folder: str, conversion: Conversion, items: Sequence[bytes]) -> None:
-    """Write code, conversion and work items to the run, the manifest last."""
+def _send(run: Run, conversion: Conversion, items: Sequence[bytes]) -> str:
+    """Write conversion and work items to a folder of the run that is named by them, the manifest last."""
     storage = run.storage
     given = {"bucket": run.bucket, "owner": storage.owner, "conversion": json.loads(conversion.to_json())}
+    content = [hashlib.sha256(part).hexdigest() for part in (json.dumps(given, sort_keys=True).encode(), *items)]
+    folder = run.key(f"data/compact/{hashlib.sha256(''.join(content).encode()).hexdigest()[:16]}")
     storage.write_json(f"{folder}/conversion/conversion.json", given)
-    storage.put(f"{folder}/code/sourcedir.tar.gz", source_archive())
     names = [f"{at:05d}.json" for at in range(len(items))]
     for name, body in zip(names, items, strict=True):
         storage.put(f"{folder}/hours/{name}", body, "application/json")
     storage.write_json(f"{folder}/hours.manifest", [{"prefix": storage.uri(f"{folder}/hours/")}, *names])
+    return folder
 
 
-def source_archive() -> bytes:
-    """Pack what the job runs; the same sources give the same bytes."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
-        for path in sorted(path for pattern in SENT for path in SOURCE.glob(pattern)):
-            info = tarfile.TarInfo(Path(path).relative_to(SOURCE).as_posix())
-            info.size = path.stat().st_size
-            with path.open("rb") as file:
-                archive.addfile(info, file)
-    return buffer.getvalue()
+def request(run: Run, p: SimpleNamespace, conversion: Conversion, chunks: Sequence[Chunk]) -> dict[str, Any]:
+    """Send code and work to the run; return the request of CreateProcessingJob but for the name.
 
+    Parameters
+    ----------
+    run : Run
+    p : SimpleNamespace
+        Parameters of 01_merge_data.
+    conversion : Conversion
+        How captured lines become rows.
+    chunks : sequence of Chunk
+        The hour partitions.
 
-def _start(name: str, run: Run, p: SimpleNamespace, folder: str) -> str:
-    """Start the job, or adopt the one that an earlier attempt started; its name tells what it does."""
-    for attempt in range(1, 100):
-        job = name if attempt == 1 else f"{name}-{attempt}"
-        try:
-            client("sagemaker").create_processing_job(**_request(job, run, p, folder))
-            return job
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ResourceInUse":
-                raise ProcessingJobError(f"The processing job {job} could not be started: {error}") from error
-        if client("sagemaker").describe_processing_job(ProcessingJobName=job)["ProcessingJobStatus"] == "InProgress":
-            return job
-    raise ProcessingJobError(f"The processing job {name} was tried 99 times; choose another run_id.")
-
-
-def _request(job: str, run: Run, p: SimpleNamespace, folder: str) -> dict[str, Any]:
+    Returns
+    -------
+    dict
+        Its addresses are named by what lies there.
+    """
     here = where()
+    code = source_archive.keep(run.storage, run.key("data/compact/code"), SENT).rpartition("/")[0]
+    folder = _send(run, conversion, [chunk.to_json().encode() for chunk in chunks])
 
     def given(name: str, uri: str, **more: str) -> dict[str, Any]:
         source = {"S3Uri": uri, "LocalPath": f"{INPUT}/{name}", "S3InputMode": "File"}
         kind = {"S3DataType": "S3Prefix", "S3DataDistributionType": "FullyReplicated"}
         return {"InputName": name, "S3Input": source | kind | more}
 
-    prefix = f"s3://{run.bucket}/{folder}"
+    prefix = run.storage.uri(folder)
     cluster = {
         "InstanceCount": p.compact_instance_count,
         "InstanceType": p.compact_instance_type,
         "VolumeSizeInGB": VOLUME_GB,
     }
     return {
-        "ProcessingJobName": job,
         "RoleArn": p.compact_role_arn or here.processing_role_arn,
         "AppSpecification": {"ImageUri": here.image_uri, "ContainerEntrypoint": ["/bin/bash", "-c", START]},
         "ProcessingResources": {"ClusterConfig": cluster},
         "ProcessingInputs": [
-            given("code", f"{prefix}/code/"),
+            given("code", run.storage.uri(f"{code}/")),
             given("conversion", f"{prefix}/conversion/"),
             given(
                 "hours", f"{prefix}/hours.manifest", S3DataType="ManifestFile", S3DataDistributionType="ShardedByS3Key"
             ),
         ],
         "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+    }
+
+
+def _create(job: str, wanted: dict[str, Any]) -> None:
+    try:
+        client("sagemaker").create_processing_job(ProcessingJobName=job, **wanted)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ResourceInUse":
+            raise
+        raise ProcessingJobError(f"The processing job {job} could not be started: {error}") from error
+
+
+def _inputs(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a job's result, in a request as in what SageMaker tells of a job, which adds much of its own."""
+    cluster = job["ProcessingResources"]["ClusterConfig"]
+    return {
+        "role": job["RoleArn"],
+        "image": job["AppSpecification"]["ImageUri"],
+        "machines": [cluster.get(name) for name in ("InstanceType", "InstanceCount", "VolumeSizeInGB")],
+        "sources": {item["InputName"]: item["S3Input"]["S3Uri"] for item in job["ProcessingInputs"]},
     }
 
 

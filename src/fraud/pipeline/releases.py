@@ -20,6 +20,12 @@ def read_release(run: Run, endpoint_name: str) -> dict[str, Any] | None:
     return dict(found) if found else None
 
 
+def read_kept(storage: Storage, endpoint_name: str, run_id: str) -> dict[str, Any] | None:
+    """The release of a run, as `fraud rollback` returns to it; None when it never was in service."""
+    found = storage.read_json(f"releases/{endpoint_name}/{run_id}/release.json", default=None)
+    return dict(found) if found else None
+
+
 def write_release(
     run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any], endpoint_config: str
 ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fraud.errors import DeploymentError
 from fraud.moment import iso
 from fraud.pipeline import deployment, probing, strategies
-from fraud.pipeline.releases import move_pointer, read_pointer
+from fraud.pipeline.releases import move_pointer, read_kept, read_pointer
 from fraud.pipeline.runs import Run, now
 from fraud.pipeline.training import read_model
 
@@ -44,7 +44,7 @@ def rollback(run: Run, endpoint_name: str, to: str = "") -> str:
         return f"{to} is in service at {endpoint_name} already."
     if not (wanted := to or release["previous"]):
         raise DeploymentError(f"{release['run_id']} is the first release of {endpoint_name}: there is none before it.")
-    target = run.storage.read_json(f"releases/{endpoint_name}/{wanted}/release.json", default=None)
+    target = read_kept(run.storage, endpoint_name, wanted)
     if target is None:
         raise DeploymentError(f"{wanted} was never released at {endpoint_name}.")
     deployment.go_back(endpoint_name, target["endpoint_config"])

@@ -13,42 +13,19 @@ endpoint under a test goes back to the champion alone before anything else is de
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from fraud.capture import SHADOW
 from fraud.errors import ParameterError, PlatformError
+from fraud.pipeline.resources import named
 from fraud.pipeline.where import client, where
 
 CONTENT = "application/json"
 VARIANT, CHALLENGER = "AllTraffic", "Challenger"
 TESTS = ("shadow", "ab_test")
 """Strategies that leave the champion in service."""
-
-
-def named(what: str, content: Mapping[str, Any]) -> str:
-    """Name of a SageMaker resource: the same for the same content, so that a repetition finds it.
-
-    SageMaker never changes a model or an endpoint configuration. Were its name its run's alone, a run that is deployed
-    again with more instances or another key would silently get what was made the first time.
-
-    Parameters
-    ----------
-    what : str
-        What people should read there, at most 54 letters, digits and hyphens.
-    content : mapping
-        Request that makes it, without a name.
-
-    Returns
-    -------
-    str
-        ``what`` and eight hexadecimal digits of a hash.
-    """
-    told = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-    return f"{what}-{hashlib.sha256(told).hexdigest()[:8]}"
 
 
 def check(p: SimpleNamespace, champion: dict[str, Any] | None, run_id: str) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from fraud.archive import read_members
 from fraud.errors import DataError, TrainingJobError
-from fraud.pipeline import parameters
-from fraud.pipeline.releases import read_release
+from fraud.pipeline import source_archive
+from fraud.pipeline.logs import JobLog
+from fraud.pipeline.releases import read_kept, read_release
+from fraud.pipeline.resources import named, start_job
 from fraud.pipeline.runs import Run
+from fraud.pipeline.source_archive import SOURCE
+from fraud.pipeline.storage import parse_uri
 from fraud.pipeline.where import client, where
 
-SOURCE = parameters.ROOT / "src"
+SENT = ("train.py", "inference.py", "requirements.txt", "fraud/*.py", "fraud/training/*.py", "fraud/serving/*.py")
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 METRICS = {
     "stopping:auc": r"stopping auc=([0-9.]+)",
@@ -39,16 +42,20 @@ def hyperparameters(p: SimpleNamespace) -> dict[str, str]:
     Returns
     -------
     dict of str to str
+        As JSON, which the container reads again: so a text that looks like a number stays a text.
     """
     taken = re.findall(
         r'add_argument\(\s*"--([a-z_]+)"', (SOURCE / "fraud/training/hyperparameters.py").read_text(encoding="utf-8")
     )
     # An empty text cannot be an argument of the command line; it means the default.
-    return {name: str(getattr(p, name)) for name in taken if str(getattr(p, name, ""))}
+    return {name: json.dumps(getattr(p, name)) for name in taken if str(getattr(p, name, ""))}
 
 
 def start(run: Run, p: SimpleNamespace) -> str:
-    """Start the training job of this run, or adopt the one an earlier attempt started.
+    """Start the training job of this run, or adopt the one that an earlier attempt started.
+
+    A job is this run's when its name is the one that run, rows, code and parameters give, and when SageMaker says that
+    it was started with exactly them. One that failed or was stopped is started again, under the next number.
 
     Parameters
     ----------
@@ -60,73 +67,125 @@ def start(run: Run, p: SimpleNamespace) -> str:
     Returns
     -------
     str
-        Name of the job, ``fraud-<run_id>-<time>``.
+        Name of the job, ``fraud-<run_id>-<hash>``; ``…-2`` is the second attempt.
+
+    Raises
+    ------
+    DataError
+        When 01 has not recorded.
+    PlatformError
+        When SageMaker does not take the job.
     """
-    base = f"fraud-{run.run_id}"
-    jobs = client("sagemaker").list_training_jobs(NameContains=base, SortBy="CreationTime", SortOrder="Descending")
-    for job in jobs["TrainingJobSummaries"]:
-        name = str(job["TrainingJobName"])
-        if name.startswith(f"{base}-") and job["TrainingJobStatus"] in ("InProgress", "Completed"):
-            started = client("sagemaker").describe_training_job(TrainingJobName=name)
-            same = started["ResourceConfig"]["InstanceCount"] == p.training_instances
-            if same and started["HyperParameters"] == hyperparameters(p):  # else a person tries other parameters
-                return name
     run.results("01_merge_data")  # nothing to learn from before 01 has recorded
-    return _submit(run, p, base)
+    wanted = request(run, p, source_archive.keep(run.storage, run.key("code"), SENT, _requirements(p)))
+    return start_job(
+        named(f"fraud-{run.run_id}", wanted),
+        lambda job: _create(job, wanted),
+        lambda job: dict(client("sagemaker").describe_training_job(TrainingJobName=job)),
+        lambda job: _inputs(job) == _inputs(wanted) and job["TrainingJobStatus"] in ("InProgress", "Completed"),
+    )
 
 
-def _submit(run: Run, p: SimpleNamespace, base: str) -> str:
-    """Hand the job to SageMaker through its SDK; imported here because that takes seconds."""
-    # The SDK would refuse a least-privilege role: it wants permissions for a VPC that the job does not use.
-    os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
-    import boto3
-    from sagemaker.core.helper.session_helper import Session
-    from sagemaker.core.shapes import MetricDefinition, OutputDataConfig, S3DataSource, StoppingCondition
-    from sagemaker.train.configs import Compute, InputData, SourceCode
-    from sagemaker.train.model_trainer import ModelTrainer
+def request(run: Run, p: SimpleNamespace, source: str) -> dict[str, Any]:
+    """Request of CreateTrainingJob but for the name: all that the model is made of, by address and by content.
 
+    Parameters
+    ----------
+    run : Run
+    p : SimpleNamespace
+        Parameters of 02_train.
+    source : str
+        Key of the archive of the code.
+
+    Returns
+    -------
+    dict
+    """
     here = where()
-    session = Session(boto_session=boto3.Session(region_name=here.region), default_bucket=run.bucket)
-    channels = [
-        InputData(
-            channel_name="train",
-            data_source=S3DataSource(
-                s3_data_type="ManifestFile",
-                s3_uri=run.uri("data/train.manifest"),
-                s3_data_distribution_type="FullyReplicated",
-            ),
-        )
-    ]
-    if champion := champion_archive(run, p.endpoint_name):
-        channels.append(InputData(channel_name="champion", data_source=champion))
-    trainer = ModelTrainer(
-        sagemaker_session=session,
-        role=p.role_arn or here.train_role_arn,
-        base_job_name=base,
-        input_s3_key_prefix=run.key("code"),
-        training_image=here.image_uri,
-        source_code=SourceCode(
-            source_dir=str(SOURCE),
-            entry_script="train.py",
-            requirements="requirements-tuning.txt" if p.n_trials else "requirements.txt",
-            ignore_patterns=["pipeline", "localaws", "demo", "*.egg-info", "__pycache__", "*.pyc"],
-        ),
-        compute=Compute(
-            instance_type=p.instance_type, instance_count=p.training_instances, volume_size_in_gb=p.volume_gb
-        ),
-        stopping_condition=StoppingCondition(max_runtime_in_seconds=p.max_runtime_seconds),
-        output_data_config=OutputDataConfig(s3_output_path=run.uri("model"), kms_key_id=here.kms_key_arn or None),
-        environment={"MODEL_VERSION": run.run_id},
-        hyperparameters=hyperparameters(p),
-    ).with_metric_definitions([MetricDefinition(name=name, regex=regex) for name, regex in METRICS.items()])
-    trainer.train(input_data_config=channels, wait=False, logs=False)
-    return str(trainer._latest_training_job.training_job_name)
+    content = hashlib.sha256()
+    for name in ("data/train.manifest", "data/dataset.json"):  # the second one holds the hashes of what both name
+        content.update(hashlib.sha256(run.storage.get(run.key(name))).digest())
+    environment = {
+        "MODEL_VERSION": run.run_id,
+        "FRAUD_ENDPOINT": p.endpoint_name,
+        "FRAUD_DATA_SHA256": content.hexdigest(),
+    }
+    channels = [_channel("train", run.uri("data/train.manifest"), "ManifestFile")]
+    if release := champion(run, p.endpoint_name):
+        channels.append(_channel("champion", release["model_data"], "S3Prefix"))
+        environment["FRAUD_CHAMPION_SHA256"] = release["archive_sha256"]
+    script = {
+        "sagemaker_program": "train.py",
+        "sagemaker_submit_directory": run.storage.uri(source),
+        "sagemaker_region": here.region,
+    }
+    return {
+        "RoleArn": p.role_arn or here.train_role_arn,
+        "AlgorithmSpecification": {
+            "TrainingImage": here.image_uri,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS.items()],
+        },
+        "HyperParameters": hyperparameters(p) | {name: json.dumps(value) for name, value in script.items()},
+        "Environment": environment,
+        "InputDataConfig": channels,
+        "OutputDataConfig": {"S3OutputPath": run.uri("model")}
+        | ({"KmsKeyId": here.kms_key_arn} if here.kms_key_arn else {}),
+        "ResourceConfig": {
+            "InstanceType": p.instance_type,
+            "InstanceCount": p.training_instances,
+            "VolumeSizeInGB": p.volume_gb,
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": p.max_runtime_seconds},
+    }
 
 
-def champion_archive(run: Run, endpoint_name: str) -> str:
-    """Address of the model archive in service; empty when nothing is deployed, or only this very run."""
+def _channel(name: str, uri: str, kind: str) -> dict[str, Any]:
+    source = {"S3DataType": kind, "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def _requirements(p: SimpleNamespace) -> dict[str, bytes]:
+    """``requirements.txt`` of a job that tunes: the container installs the file of that name alone."""
+    if not p.n_trials:
+        return {}
+    plain, tuning = ((SOURCE / f"requirements{more}.txt").read_text(encoding="utf-8") for more in ("", "-tuning"))
+    more = [line for line in tuning.splitlines() if not line.startswith(("-r", "#"))]
+    return {"requirements.txt": (plain + "\n".join(more) + "\n").encode()}
+
+
+def _inputs(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a job's model, in a request as in what SageMaker tells of a job, which adds much of its own."""
+    sources = {item["ChannelName"]: item["DataSource"]["S3DataSource"]["S3Uri"] for item in job["InputDataConfig"]}
+    machines = [job["ResourceConfig"].get(name) for name in ("InstanceType", "InstanceCount", "VolumeSizeInGB")]
+    return {
+        "image": job["AlgorithmSpecification"].get("TrainingImage"),
+        "output": job["OutputDataConfig"]["S3OutputPath"],
+        "sources": sources,
+        "machines": machines,
+    } | {name: job.get(name) for name in ("RoleArn", "HyperParameters", "Environment")}
+
+
+def _create(job: str, wanted: dict[str, Any]) -> None:
+    """Hand the job to SageMaker through its SDK; imported here because that takes seconds."""
+    import boto3
+    from sagemaker.core.resources import TrainingJob
+    from sagemaker.core.utils.code_injection.codec import transform
+
+    given = transform({"TrainingJobName": job} | wanted, "CreateTrainingJobRequest")
+    TrainingJob.create(session=boto3.Session(region_name=where().region), **given)
+
+
+def champion(run: Run, endpoint_name: str) -> dict[str, Any] | None:
+    """The release that this run's model has to beat; None when nothing else was in service.
+
+    A run whose own model is in service already is being repeated: it meets the release before it once more, so that
+    the repetition is the same.
+    """
     release = read_release(run, endpoint_name)
-    return str(release["model_data"]) if release and release["run_id"] != run.run_id else ""
+    if release and release["run_id"] == run.run_id:
+        return read_kept(run.storage, endpoint_name, release["previous"]) if release["previous"] else None
+    return release
 
 
 def wait(job_name: str, *, poll_seconds: float = 2.0, echo: Callable[[str], None] = print) -> dict[str, Any]:
@@ -151,10 +210,10 @@ def wait(job_name: str, *, poll_seconds: float = 2.0, echo: Callable[[str], None
     TrainingJobError
         When the job failed or was stopped; with its reason and the last lines of its log.
     """
-    seen = 0
+    seen, log = 0, JobLog(LOG_GROUP, job_name)
     while True:
         job = client("sagemaker").describe_training_job(TrainingJobName=job_name)
-        logs = log_lines(job_name)
+        logs = log.read()
         lines = logs.get(min(logs, default=""), [])  # all hosts say the same of their trees
         for line in lines[seen:]:
             if " auc=" in line or line.startswith("trial "):
@@ -168,21 +227,6 @@ def wait(job_name: str, *, poll_seconds: float = 2.0, echo: Callable[[str], None
         reason = job.get("FailureReason", "it was stopped")
         raise TrainingJobError(f"The training job {job_name} failed: {reason}\nLast lines of its log:\n{tail}")
     return dict(job)
-
-
-def log_lines(job_name: str) -> dict[str, list[str]]:
-    """The log of each host so far, from CloudWatch Logs; empty while there is none."""
-    logs = client("logs")
-    try:
-        streams = logs.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{job_name}/")["logStreams"]
-    except logs.exceptions.ResourceNotFoundException:
-        return {}
-    lines: dict[str, list[str]] = {}
-    for stream in streams:
-        name = stream["logStreamName"]
-        events = logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=name, startFromHead=True)
-        lines[name] = [event["message"].rstrip() for event in events["events"]]
-    return lines
 
 
 def read_model(run: Run, model_uri: str) -> dict[str, Any]:
@@ -204,9 +248,12 @@ def read_model(run: Run, model_uri: str) -> dict[str, Any]:
     Raises
     ------
     DataError
-        When the archive is damaged, lacks a file, or holds a document that is no JSON.
+        When the archive is of another bucket, is damaged, lacks a file, or holds a document that is no JSON.
     """
-    archive = run.storage.get(model_uri.removeprefix(f"s3://{run.bucket}/"))
+    bucket, key = parse_uri(model_uri)
+    if bucket != run.bucket:
+        raise DataError(f"{model_uri} lies in another bucket than the run, which is in {run.bucket}: train it here.")
+    archive = run.storage.get(key)
     members = read_members(archive, name=model_uri)
     documents = {name: body for name, body in members.items() if name.endswith(".json")}
     try:
