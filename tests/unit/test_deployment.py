@@ -97,9 +97,16 @@ class Quiet(contextlib.nullcontext):
 
 
 def deploy(run_id: str, champion: dict[str, Any] | None = None, **change: Any) -> deployment.Deployment:
-    model = {"model_sha256": "s", "golden": {"transactions": [{}]}, "loaded": SimpleNamespace(schema=SCHEMA)}
+    model = {
+        "model_sha256": "s",
+        "archive_sha256": "a",
+        "baseline": {},
+        "golden": {"transactions": [{}]},
+        "loaded": SimpleNamespace(schema=SCHEMA),
+    }
     p = SimpleNamespace(**DEFAULTS | {"wait_seconds": 0} | change)
-    run = SimpleNamespace(run_id=run_id, bucket="loop")
+    nothing = SimpleNamespace(read_json=lambda key, default: default, get=lambda key, default: default)
+    run = SimpleNamespace(run_id=run_id, bucket="loop", storage=nothing)
     return deployment.deploy(run, p, {"model_uri": "s3://loop/m"}, model, champion)
 
 

@@ -105,6 +105,19 @@ def test_the_same_release_on_another_configuration(world) -> None:
     assert (pointer(world)["run_id"], pointer(world)["previous"]) == ("m2", "m1")
 
 
+@pytest.mark.parametrize("strategy", ["canary", "shadow", "ab_test"])
+def test_a_run_has_one_model_at_an_endpoint(world, strategy: str) -> None:
+    """A model's version is its run's id: two of one version could not be told apart in what is captured."""
+    release(world, "m1")
+    releases.check_same_model(run(world, "m2"), "fraud", model("m2"))
+    release(world, "m2", strategy)
+    releases.check_same_model(run(world, "m2"), "fraud", model("m2"))
+    releases.check_same_model(run(world, "m2"), "fraud-eu", model("m3"))
+    another = model("m2") | {"archive_sha256": "b", "baseline": {"rows": 2}}
+    with pytest.raises(DeploymentError, match=r"^The run m2 has had another model at fraud, .* another run_id\.$"):
+        releases.check_same_model(run(world, "m2"), "fraud", another)
+
+
 def test_a_test_keeps_the_champion(world, monkeypatch) -> None:
     before = release(world, "m1")
     assert release(world, "m2", "shadow") == before == pointer(world)

@@ -14,7 +14,7 @@ import orjson
 from botocore.exceptions import ClientError
 
 from fraud.errors import DeploymentError, ParameterError, QualityGateError
-from fraud.pipeline import strategies, trial
+from fraud.pipeline import releases, strategies, trial
 from fraud.pipeline.probing import Probes
 from fraud.pipeline.resources import named
 from fraud.pipeline.runs import Run
@@ -160,6 +160,7 @@ def deploy(
         When the strategy cannot be used here.
     """
     strategies.check(p, champion, run.run_id)
+    releases.check_same_model(run, p.endpoint_name, model)
     if p.sticky_column and p.sticky_column not in model["loaded"].schema.known:
         raise ParameterError(f"sticky_column is {p.sticky_column!r}, which is no field of a transaction.")
     sagemaker = client("sagemaker")

@@ -26,6 +26,34 @@ def read_kept(storage: Storage, endpoint_name: str, run_id: str) -> dict[str, An
     return dict(found) if found else None
 
 
+def check_same_model(run: Run, endpoint_name: str, model: dict[str, Any]) -> None:
+    """Refuse a second model of a run that has one at this endpoint.
+
+    A model's version is its run's id, in what is captured, counted and returned to: two of one version could not be
+    told apart.
+
+    Parameters
+    ----------
+    run : Run
+        The run whose model is to be deployed.
+    endpoint_name : str
+    model : dict
+        As `fraud.pipeline.deployment.verify_model` returned it.
+
+    Raises
+    ------
+    DeploymentError
+    """
+    kept = read_kept(run.storage, endpoint_name, run.run_id)
+    baseline = run.storage.get(f"releases/{endpoint_name}/{run.run_id}/baseline.json", default=None)
+    other = kept is not None and kept["archive_sha256"] != model["archive_sha256"]
+    if other or (baseline is not None and baseline != dumps(model["baseline"]).encode()):
+        raise DeploymentError(
+            f"The run {run.run_id} has had another model at {endpoint_name}, and a model's version is its run's id: "
+            "train this one under another run_id."
+        )
+
+
 def write_release(
     run: Run, p: SimpleNamespace, trained: dict[str, Any], model: dict[str, Any], endpoint_config: str
 ) -> dict[str, Any]:
