@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError
 from localaws_kit import InProcess, LocalAws
 
 from fraud import localaws
+from fraud.localaws import training_run
 from fraud.localaws.processing_jobs import KIND, ProcessingJobs
 from fraud.localaws.processing_run import JobFailedError, Run
 
@@ -171,7 +173,7 @@ def test_one_machine_that_fails_ends_the_job_and_the_others(jobs):
     assert time.monotonic() - began < 25 and job["ProcessingJobStatus"] == "Failed"
     assert job["ExitMessage"] == "the second one cannot go on"
     assert job["FailureReason"] == "AlgorithmError: the second one cannot go on, exit code: 3"
-    assert not (jobs.aws.state / "jobs" / f"processing-{job['ProcessingJobName']}").exists()
+    assert not (jobs.aws.state / "jobs" / f"processing_{job['ProcessingJobName']}").exists()
     assert not processes(job["ProcessingJobName"])
 
 
@@ -348,3 +350,16 @@ def test_jobs_that_ran_when_the_daemon_was_killed_have_failed(serve, tmp_path):
     again: InProcess = serve(ProcessingJobs)
     job = again.client("sagemaker").describe_processing_job(ProcessingJobName="cut")
     assert job["ProcessingJobStatus"] == "Failed" and "was stopped while the job ran" in job["FailureReason"]
+
+
+def test_jobs_of_two_kinds_have_folders_of_their_own_whatever_they_are_called(tmp_path):
+    context = SimpleNamespace(state=tmp_path, environment={})
+    cluster = {"ClusterConfig": {"InstanceCount": 1}}
+    processing = Run(context, {"ProcessingJobName": "x", "ProcessingResources": cluster}, lambda: None, 1.0)
+    for name in ("x", "processing-x", "processing"):
+        doc = {
+            "TrainingJobName": name, "TrainingJobArn": "arn", "ResourceConfig": {"InstanceCount": 1},
+            "AlgorithmSpecification": {},
+        }  # fmt: skip
+        training = training_run.Run(context, doc, lambda status, message: None, 1.0)
+        assert training.folder != processing.folder and training.folder not in processing.folder.parents

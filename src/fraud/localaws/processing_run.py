@@ -99,7 +99,7 @@ class Run:
     def __init__(self, context: Context, doc: dict[str, Any], started: Callable[[], None], grace: float) -> None:
         self.context, self.doc, self.started, self.grace = context, doc, started, grace
         self.name = doc["ProcessingJobName"]
-        self.folder = context.state / "jobs" / f"processing-{self.name}"
+        self.folder = context.state / "jobs" / f"processing_{self.name}"  # no job has an underscore in its name
         self.stopped_by = ""
         count = doc["ProcessingResources"]["ClusterConfig"]["InstanceCount"]
         self.hosts = [
