@@ -146,11 +146,16 @@ def test_a_strangers_job_of_the_very_name_is_not_adopted(sagemaker: SageMaker) -
     ):
         sagemaker.jobs[name] |= change
         assert training.start(run(), parameters_of()) == f"{name}-2"
+    sagemaker.jobs[name] = {"TrainingJobStatus": "Completed"}  # of a kind that has none of it
+    assert training.start(run(), parameters_of()) == f"{name}-2"
 
 
 def test_ninety_nine_failures_are_enough(sagemaker: SageMaker) -> None:
-    for _ in range(99):
-        sagemaker.jobs[training.start(run(), parameters_of())]["TrainingJobStatus"] = "Failed"
+    name = training.start(run(), parameters_of())
+    failed = sagemaker.jobs[name] | {"TrainingJobStatus": "Failed"}
+    sagemaker.jobs |= {name: failed} | {f"{name}-{attempt}": failed for attempt in range(2, 99)}
+    assert training.start(run(), parameters_of()) == f"{name}-99"
+    sagemaker.jobs[f"{name}-99"]["TrainingJobStatus"] = "Failed"
     with pytest.raises(
         PlatformError, match=r"^The job fraud-nov-[0-9a-f]{12} was tried 99 times; choose another run_id"
     ):

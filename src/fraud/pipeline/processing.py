@@ -145,7 +145,9 @@ def _inputs(job: Mapping[str, Any]) -> dict[str, Any]:
         "role": job["RoleArn"],
         "image": job["AppSpecification"]["ImageUri"],
         "machines": [cluster.get(name) for name in ("InstanceType", "InstanceCount", "VolumeSizeInGB")],
-        "sources": {item["InputName"]: item["S3Input"]["S3Uri"] for item in job["ProcessingInputs"]},
+        "sources": {
+            item["InputName"]: item.get("S3Input", {}).get("S3Uri") for item in job.get("ProcessingInputs", ())
+        },
     }
 
 

@@ -156,13 +156,13 @@ def _requirements(p: SimpleNamespace) -> dict[str, bytes]:
 
 def _inputs(job: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a job's model, in a request as in what SageMaker tells of a job, which adds much of its own."""
-    sources = {item["ChannelName"]: item["DataSource"]["S3DataSource"]["S3Uri"] for item in job["InputDataConfig"]}
-    machines = [job["ResourceConfig"].get(name) for name in ("InstanceType", "InstanceCount", "VolumeSizeInGB")]
+    sources = {item["ChannelName"]: item["DataSource"].get("S3DataSource") for item in job.get("InputDataConfig", ())}
+    machines = job.get("ResourceConfig", {})
     return {
-        "image": job["AlgorithmSpecification"].get("TrainingImage"),
-        "output": job["OutputDataConfig"]["S3OutputPath"],
-        "sources": sources,
-        "machines": machines,
+        "image": job.get("AlgorithmSpecification", {}).get("TrainingImage"),
+        "output": job.get("OutputDataConfig", {}).get("S3OutputPath"),
+        "sources": {name: source and source["S3Uri"] for name, source in sources.items()},
+        "machines": [machines.get(name) for name in ("InstanceType", "InstanceCount", "VolumeSizeInGB")],
     } | {name: job.get(name) for name in ("RoleArn", "HyperParameters", "Environment")}
 
 
