@@ -7,11 +7,13 @@ and the dashboard, so that they cannot disagree.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from fraud.precision import SINGLE, edge_above, last_of_cell, width_of
 from fraud.schema import CATEGORY, NUMBER, Schema, category_text
 from fraud.sketch import Sketch
 from fraud.tally import HUGE, Numbers, bin_counts, exact_sum, finite_floats, most_frequent, repeated_values
@@ -21,7 +23,8 @@ __all__ = ["Sketch", "build_baseline", "category_profile", "judge", "number_prof
 
 N_BINS = 20
 TOP = 50
-SCORE_EDGES = tuple(k / N_BINS for k in range(1, N_BINS))
+REACH = 0.01  # of the spread: so far beyond a value its bin may end
+SCORE_EDGES = tuple(last_of_cell(k / N_BINS, SINGLE) for k in range(1, N_BINS))
 
 
 def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) -> dict[str, Any]:
@@ -33,16 +36,17 @@ def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) 
         Numbers; None and NaN are missing, and so is what is infinite or no number. A NumPy array gives the same result
         as a list, faster.
     edges : sequence of float, optional
-        Strictly rising. By default up to 19 quantiles of the values themselves; equal ones count once. Where the
-        smallest value is a quantile too, an edge just below it comes first, so that values below all known ones get a
-        bin of their own, as those above do.
+        Strictly rising. By default up to 19, each above a quantile of the values themselves; equal ones count once.
+        None lies on a value: see `fraud.precision.edge_above`. Where the smallest value is a quantile too, an edge
+        below it comes first, so that values below all known ones get a bin of their own, as those above do.
 
     Returns
     -------
     dict
         ``count``, ``missing``, ``mean``, ``std`` (population), ``min``, ``max``, ``median``, ``iqr`` (interquartile
         range; all null without values), ``edges``, ``counts`` of the bins ``(edge[i-1], edge[i]]``, ``repeats`` (values
-        that at least one row in 200 has, with their counts). Exact: the order of the values makes no difference.
+        that at least one row in 200 has, with their counts), ``width`` (16 when float16 holds all values, else 32:
+        two numbers that are one in this width lie in one bin). Exact: the order of the values makes no difference.
 
     Examples
     --------
@@ -67,10 +71,9 @@ def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) 
         low, high = numbers[0], numbers[-1]
         mean = min(max((exact_sum(numbers) or [0.0])[0] / count, low), high)
         std = math.dist(numbers, [mean] * count) / math.sqrt(count)
+    width = width_of(numbers)
     if edges is None:
-        edges = sorted({_quantile(numbers, k / N_BINS) for k in range(1, N_BINS)}) if numbers else []
-        if edges and edges[0] == low and len(edges) < N_BINS - 1:
-            edges = [math.nextafter(edges[0], -math.inf), *edges]
+        edges = _quantile_edges(numbers, REACH * (iqr or std or 0.0), width)
     return {
         "count": count,
         "missing": rows - count,
@@ -80,6 +83,7 @@ def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) 
         "max": high,
         "median": median,
         "iqr": iqr,
+        "width": width,
         "edges": list(edges),
         "counts": bin_counts(numbers, edges),
         "repeats": most_frequent(repeated_values(numbers), TOP),
@@ -89,6 +93,21 @@ def number_profile(values: Sequence[Any], edges: Sequence[float] | None = None) 
 def _quantile(ordered: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of the values does not exceed."""
     return ordered[max(math.ceil(round(share * len(ordered), 9)) - 1, 0)]
+
+
+def _quantile_edges(ordered: Sequence[float], reach: float, width: int) -> list[float]:
+    """Ends of up to 20 bins, each above all values that are one with a quantile in the width."""
+    if not ordered:
+        return []
+    edges = set()
+    for value in {_quantile(ordered, k / N_BINS) for k in range(1, N_BINS)}:
+        place = bisect_right(ordered, last_of_cell(value, width))
+        following = ordered[place] if place < len(ordered) else math.inf
+        edges.add(edge_above(ordered[place - 1], following, reach, width))
+    low = ordered[0]
+    if len(edges) < N_BINS - 1 and _quantile(ordered, 1 / N_BINS) <= last_of_cell(low, width):
+        edges.add(math.nextafter(-edge_above(-low, math.inf, reach, width), -math.inf))
+    return sorted(edges)
 
 
 def category_profile(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from fraud import distances
 from fraud.plaintext import percent
+from fraud.precision import last_of_cell
 from fraud.sketch import Sketch
-from fraud.tally import Categories, Numbers
+from fraud.tally import Categories, Numbers, most_frequent
 
 MEAN_SHIFT, PSI, KS, MISSING = "mean_shift", "psi", "ks", "missing"
 UNSEEN, REPEATED, SCORE_PSI, REVIEW_RATE = "unseen", "repeated", "score_psi", "review_rate"
@@ -22,6 +24,7 @@ ON_TRUTH = ("fraud_rate", "recall", "auc")  # of fraud.performance
 HALF = 0.5  # of the false alarm rate: for the rules on payments; the other is for those on truth
 MOVED = 0.06  # share of payments that must have moved beyond chance, more than one caller may bring; see `least_moved`
 _ALMOST = 1e-9  # a shift of exactly the threshold fires, whatever rounding did
+_DECIMALS = 17  # no rounding
 _COVERED = 0.5  # of a number whose few values make up so much, the distribution says what repetition would
 
 
@@ -244,20 +247,29 @@ def _repeated(
     n = current.count + current.missing + current.invalid
     if known is None or not rows or not current.count or sum(known.values()) > _COVERED * reference["count"]:
         return None
-    gains = {text: count / n - known.get(text, 0) / rows for text, count in current.repeats.items()}
-    text = max(gains, key=lambda t: (gains[t], t), default="")
-    if not text:
+    # A history is rounded, too, where it was written with few decimals: 0.333333 and a third are one value.
+    decimals = max((-int(Decimal(text).normalize().as_tuple().exponent) for text in known), default=_DECIMALS)
+    before, after = (_same_numbers(c, reference["width"], max(decimals, 0)) for c in (known, current.repeats))
+    gains = {end: count / n - before.get(end, (0, 0.0))[0] / rows for end, (count, _) in after.items()}
+    end = max(gains, key=lambda e: (gains[e], e), default=None)
+    if end is None:
         return None
-    made = _share(REPEATED, name, (known.get(text, 0), rows), (current.repeats[text], n), limit, least)
+    count, value = after[end]
+    made = _share(REPEATED, name, (before.get(end, (0, 0.0))[0], rows), (count, n), limit, least)
     # The value was chosen among all that repeat: each of them could have come out by chance.
-    p_value = min(1.0, made["p_value"] * max(1, len(current.repeats)))
-    words = f"the value {float(text):g} in {percent(made['current'])} of payments, {percent(made['reference'])} before"
-    return made | {
-        "p_value": p_value,
-        "detail": words,
-        "value": float(text),
-        "fired": made["fired"] and gains[text] > 0,
-    }
+    p_value = min(1.0, made["p_value"] * max(1, len(after)))
+    words = f"the value {value:g} in {percent(made['current'])} of payments, {percent(made['reference'])} before"
+    return made | {"p_value": p_value, "detail": words, "value": value, "fired": made["fired"] and gains[end] > 0}
+
+
+def _same_numbers(repeats: Mapping[str, int], width: int, decimals: int) -> dict[float, tuple[int, float]]:
+    """Counts of values that are one number when rounded, and the most frequent of them, by the end of their cell."""
+    found: dict[float, tuple[int, float]] = {}
+    for text, count in most_frequent(repeats, len(repeats)).items():
+        end = last_of_cell(round(float(text), decimals), width)
+        total, value = found.get(end, (0, float(text)))
+        found[end] = total + count, value
+    return found
 
 
 def apply(

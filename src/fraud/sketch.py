@@ -1,6 +1,7 @@
 """Counts of live traffic on the bins of the baseline: small, mergeable in any order, the same to the last bit.
 
-Numbers are counted in left-open bins ``(edge[i-1], edge[i]]``, below the first and above the last edge included.
+Numbers are counted in left-open bins ``(edge[i-1], edge[i]]``, below the first and above the last edge included. No
+edge lies on a value of training, nor between it and its neighbour in float32 (`fraud.precision`).
 Categories are counted by the values that the baseline names, then *other* (known at training) and *unseen*. A sum is
 kept exactly, as floats that do not overlap, so that neither order nor grouping of the records can change a mean. Of the
 values of a number only those are remembered that many of a batch have: what makes up a tenth of a window cannot be
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from fraud.errors import DataError
+from fraud.precision import first_of_cell, last_of_cell
 from fraud.schema import NUMBER, Schema
 from fraud.tally import ABSENT, Categories, Numbers
 
@@ -47,7 +49,7 @@ class Sketch:
         codes = {f.name: frozenset(f.categories) for f in schema.features} if schema else {}
         for name, entry in baseline["features"].items():
             if entry["type"] == NUMBER:
-                self._features[name] = Numbers(entry["edges"], entry["min"], entry["max"])
+                self._features[name] = Numbers(entry["edges"], *_range(entry))
             else:
                 self._features[name] = Categories(list(entry["top"]), codes.get(name) or None)
         self._score = Numbers(baseline["score"]["edges"])
@@ -198,3 +200,10 @@ class Sketch:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"The sketch cannot be read: {type(error).__name__}.") from error
         return sketch
+
+
+def _range(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Smallest and largest number that is one with a value of training in its width; None without values."""
+    if entry["min"] is None:
+        return None, None
+    return first_of_cell(entry["min"], entry["width"]), last_of_cell(entry["max"], entry["width"])

@@ -4,7 +4,9 @@ import base64
 import json
 import math
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,6 +131,25 @@ def test_every_encoding_and_many_batches(encodings, batch):
             schema=SCHEMA,
         )
     assert both(body).n >= 6000
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([12.3, 0.1, 2051.0, 16_777_217.0, -0.0, 5e-324, 1e-50, 99.99]) | numbers, min_size=1),
+    st.sampled_from(["<f2", "<f4", "<f8"]),
+)
+def test_payments_of_a_narrow_history_are_counted_the_same(values, width):
+    """Both counters put a value where training put its neighbour of float32 or float16."""
+    live = [float(v) for v in values if abs(v) < 60_000]
+    history = np.array(live).astype(width).astype(float)
+    baseline = build_baseline({"amount": history}, Schema((SCHEMA.features[0],)), [0.5] * len(live), "run-1")
+    plain, fast = Sketch(baseline), counting.FastSketch(baseline)
+    for value in live:
+        for sketch in (plain, fast):
+            sketch.add(SimpleNamespace(transaction={"amount": value}, fraud_probability=0.5))
+    assert fast.to_json() == plain.to_json()
+    amount = fast.features["amount"]
+    assert amount.counts == baseline["features"]["amount"]["counts"] and amount.below == amount.above == 0
 
 
 CELLS = ["12.5,1,visa,True", "12.5,1,visa,1.0", " 1,1,visa,0", "1e400,1,,", "nan,1,x,", "1_0,2,a,", '1,1,"a,b",', "1,2"]

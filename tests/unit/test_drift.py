@@ -89,7 +89,8 @@ def test_a_baseline_holds_exact_statistics():
     assert len(profile["edges"]) == 19
     assert sum(profile["counts"]) == profile["count"] == N
     assert all(abs(count - N / 20) <= 1 for count in profile["counts"])
-    assert profile["edges"] == pytest.approx(np.quantile(amount, np.arange(1, 20) / 20, method="inverted_cdf"))
+    ranks = np.ceil(np.arange(1, 20) * N / 20).astype(int)
+    assert (np.sort(amount)[ranks - 1] < profile["edges"]).all() and (profile["edges"] < np.sort(amount)[ranks]).all()
     json.dumps(BASELINE, allow_nan=False)
 
 

@@ -3,17 +3,19 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import report_kit as kit
 
 from fraud import wording
-from fraud.drift import judge
+from fraud.drift import judge, number_profile
 from fraud.errors import DataError
 from fraud.moment import iso
 from fraud.pipeline import report, report_parts, report_tables, runs
 from fraud.pipeline.drift_plots import distributions_in_words
 from fraud.pipeline.render import render_html
 from fraud.pipeline.runs import Run
+from fraud.tally import Numbers
 from fraud.verdict import VERDICTS
 from fraud.window import stored_window
 
@@ -269,3 +271,17 @@ def test_the_page_is_small_and_nothing_in_it_runs_or_fetches(monkeypatch, storag
         assert "\u202e" not in text and "\x00" not in text and "L" * 100 not in text
         assert "too short a time ago" in " ".join(text.split()) or text.startswith("{")
     assert iso(kit.END)[:10] in twin
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0.0] * 90 + [1.0] * 10, ["<0", "≤0", "≤1", "more", "missing"]),
+        ([-0.0] * 100, ["<0", "≤0", "more", "missing"]),
+        (np.float32([12.3] * 60 + [45.6] * 40).tolist(), ["<12.3", "≤12.3", "≤45.6", "more", "missing"]),
+    ],
+)
+def test_bins_are_named_after_the_values_in_them(values, labels):
+    """Their edges lie a little above, where no rounding of a value crosses them."""
+    reference = number_profile(values) | {"type": "number"}
+    assert report._number_panel("x", reference, Numbers(reference["edges"]))["labels"] == labels

@@ -23,6 +23,7 @@ from fraud.pipeline.runs import Run, now
 from fraud.pipeline.strategies import VARIANT
 from fraud.pipeline.verdict_view import modern, summary_of
 from fraud.plaintext import count
+from fraud.precision import last_of_cell
 from fraud.schema import Schema
 from fraud.verdict import JUDGED
 from fraud.window import stored_window
@@ -314,7 +315,8 @@ def panels(findings: Findings, names: Sequence[str]) -> list[dict[str, Any]]:
     list of dict
         As `fraud.pipeline.plots.plot_distributions` takes them.
     """
-    made = [_number_panel("score", findings.baseline["score"], findings.sketch.score)]
+    # The edges of the scores are given: none stands for the least of them.
+    made = [_number_panel("score", findings.baseline["score"] | {"min": None}, findings.sketch.score)]
     for name in names:
         reference, current = findings.baseline["features"].get(name), findings.sketch.features.get(name)
         if reference is None or current is None:
@@ -330,14 +332,29 @@ def _shares(counts: Sequence[float]) -> list[float]:
 
 
 def _number_panel(name: str, reference: Mapping[str, Any], current: Any) -> dict[str, Any]:
-    # An edge next to a value, made so that values below it have a bin of their own, is shown as that value.
-    labels = [f"≤{edge:.3g}" if abs(edge) > 1e-300 else "<0" for edge in reference["edges"]] + ["more", "missing"]
+    labels = _bin_labels(reference) + ["more", "missing"]
     return {
         "feature": name,
         "labels": labels,
         "reference": _shares([*reference["counts"], reference["missing"]]),
         "current": _shares([*current.counts, current.missing]),
     }
+
+
+def _bin_labels(reference: Mapping[str, Any]) -> list[str]:
+    """Names of the bins but the last: an edge lies a little above a value, which is shown where many rows have it."""
+    edges, low = reference["edges"], reference["min"]
+    often = sorted(float(text) for text in reference.get("repeats", {}))
+    near = 2 * drift.REACH * (reference.get("iqr") or reference.get("std") or 0.0)
+    labels = []
+    for k, (before, edge) in enumerate(zip([-math.inf, *edges], edges, strict=False)):
+        if not k and low is not None and edge < low:
+            labels.append(f"<{low + 0.0:.3g}")
+            continue
+        held = [value for value in often if before < value <= edge]
+        shown = [v for v in held if edge <= max(v + near, last_of_cell(v, reference["width"]))]
+        labels.append(f"≤{shown[-1] if shown else edge:.3g}")
+    return labels
 
 
 def _category_panel(name: str, reference: Mapping[str, Any], current: Any, most: int = 8) -> dict[str, Any]:
