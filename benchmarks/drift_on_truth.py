@@ -33,6 +33,7 @@ import polars as pl
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "published"), str(HERE.parent / "lambdas" / "drift_check")]
 
+import datasets  # noqa: E402
 import product  # noqa: E402
 import truth  # noqa: E402
 from handbook_features import FEATURES, features  # noqa: E402
@@ -277,7 +278,11 @@ def main(arguments: list[str] | None = None) -> int:
     if p.quick:
         p.seeds, p.review_rates, p.months = 1, [0.02], 20
     began, failed = time.monotonic(), []
-    raw = pl.read_parquet(p.table)
+    try:
+        raw = datasets.read(p.table, datasets.HANDBOOK)
+    except datasets.NotAsClaimed as error:
+        print(error, file=sys.stderr)
+        return 2
     customers = raw["CUSTOMER_ID"].unique().sort()
     print(f"Limits: {POLICY}\n")
     line("set", "seed", "review rate", "share of customers", "reports", "first alarm, days after onset + 7", "by what")

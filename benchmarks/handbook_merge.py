@@ -26,6 +26,10 @@ import polars as pl
 from fraud import capture, labels
 from fraud.localaws import down, environment
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "published"))
+
+import datasets
+
 START, LIVE, AS_OF = "2018-04-01", "2018-06-15", "2018-08-10T00:00:00Z"
 FEATURES = ("CUSTOMER_ID", "TERMINAL_ID", "TX_AMOUNT")
 PER_LINE = 20  # transactions of one request
@@ -38,7 +42,7 @@ def say(text: str) -> None:
 def split(path: Path, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """History and traffic of some customers."""
     moment = pl.col("TX_DATETIME")
-    table = pl.read_parquet(path).filter(pl.col("CUSTOMER_ID").hash(seed) % 1000 < int(1000 * share))
+    table = datasets.read(path, datasets.HANDBOOK).filter(pl.col("CUSTOMER_ID").hash(seed) % 1000 < int(1000 * share))
     past = table.filter((moment >= pl.lit(START).str.to_datetime()) & (moment < pl.lit(LIVE).str.to_datetime()))
     live = table.filter((moment >= pl.lit(LIVE).str.to_datetime()) & (moment < pl.lit(AS_OF[:10]).str.to_datetime()))
     return past.sort("TX_DATETIME"), live.sort("TX_DATETIME")
@@ -107,7 +111,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.4, help="share of the customers")
     parser.add_argument("--seed", type=int, default=0)
     p = parser.parse_args()
-    past, live = split(p.table, p.share, p.seed)
+    try:
+        past, live = split(p.table, p.share, p.seed)
+    except datasets.NotAsClaimed as error:
+        sys.exit(f"{error}")
     live = live.with_columns(score=score(past, live))
     say(f"{past.height:,} rows of history, {live.height:,} of traffic")
     with tempfile.TemporaryDirectory(prefix="fraud-handbook-") as folder:

@@ -6,6 +6,7 @@ Where the truth about a payment is known is no business of this module: it gives
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ import polars as pl
 from fraud.demo import sample
 from fraud.schema import Feature, Schema
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "published"))
+
+import datasets
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"  # beside the repository; not part of it
 DAY = 86_400.0
 MADE_BY = 1  # a change makes the cached features anew
@@ -25,7 +30,7 @@ WARM_UP, ONSET = 30, 73  # days: windows are full, scenario 3 appears
 CUSTOMERS = 0.06  # share that is scored and learnt from; what a terminal has seen is counted over all of them
 
 ULB_START = dt.datetime(2013, 9, 1, tzinfo=dt.UTC)
-ULB_ROWS = 284_807  # of the whole set, over 48 hours
+ULB_SPAN = 2 * DAY
 ULB_DAYS = 98  # its two days are stretched to so many, so that a delay of 7 is a fourteenth of the span
 ULB_HISTORY = 42
 
@@ -72,11 +77,12 @@ def make(name: str, seed: int, folder: Path) -> Data:
     return MAKERS[name](seed, folder)
 
 
-def shared(file: str) -> Path:
-    path = SHARED / file
+def shared(claimed: datasets.Dataset) -> pl.DataFrame:
+    """Read a set of ``shared/data``; `datasets.NotAsClaimed` when it is another one."""
+    path = SHARED / claimed.file
     if not path.is_file():
-        raise Absent(f"{file} is not in shared/data beside the repository")
-    return path
+        raise Absent(f"{claimed.file} is not in shared/data beside the repository")
+    return datasets.read(path, claimed)
 
 
 def encoded(frame: pl.DataFrame, time: np.ndarray, label: str, start: float) -> Data:
@@ -133,10 +139,9 @@ def handbook_features(raw: pl.DataFrame) -> pl.DataFrame:
 
 def handbook(seed: int, folder: Path, onset: bool) -> Data:
     """Simulated card payments; with ``onset``, scenario 3 (stolen card data, amounts × 5) begins on day 73."""
-    source = shared("handbook_raw.parquet")
     kept = folder / f"handbook-{'onset' if onset else 'whole'}-{MADE_BY}.parquet"
     if not kept.exists():
-        raw = pl.read_parquet(source)
+        raw = shared(datasets.HANDBOOK)
         if onset:
             raw = raw.filter((pl.col("TX_FRAUD_SCENARIO") != 3) | (pl.col("TX_TIME_DAYS") >= ONSET))
         part = kept.with_suffix(f".{seed}.part")
@@ -151,11 +156,11 @@ def handbook(seed: int, folder: Path, onset: bool) -> Data:
 
 
 def ulb(seed: int, folder: Path) -> Data:
-    """Real card payments of two days; their order is their time."""
-    frame = pl.read_parquet(shared("ulb_rounded_sample.parquet")).sort("source_row")
+    """Real card payments of two days, in the order of their time."""
+    frame = shared(datasets.ULB)
     start = ULB_START.timestamp()
-    time = start + frame["source_row"].to_numpy() * (ULB_DAYS * DAY / ULB_ROWS)
-    return encoded(frame.drop("source_row"), time, "Class", start + ULB_HISTORY * DAY)
+    time = start + frame["Time"].to_numpy() * (ULB_DAYS * DAY / ULB_SPAN)
+    return encoded(frame.drop("source_row", "Time"), time, "Class", start + ULB_HISTORY * DAY)
 
 
 def rotating(seed: int, folder: Path) -> Data:
@@ -188,7 +193,7 @@ MAKERS: dict[str, Callable[[int, Path], Data]] = {
 TITLES = {
     "onset": f"Handbook, scenario 3 from day {ONSET}",
     "handbook": "Handbook, untouched",
-    "ulb": "ULB sample",
+    "ulb": "ULB card payments",
     "sample": "`fraud sample`, patterns rotate",
     "tiny": "tiny, made up",
 }

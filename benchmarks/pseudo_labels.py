@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import policy_data
+from datasets import NotAsClaimed
 from policy_data import DAY, Absent, Data
 from policy_table import report
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -244,7 +245,11 @@ def main(arguments: list[str] | None = None) -> int:
         if p.quick:
             found = measure("tiny", 0, folder, p.trainings)
         else:
-            found = run(p.datasets, p.seeds, folder, p.trainings, p.workers)
+            try:
+                found = run(p.datasets, p.seeds, folder, p.trainings, p.workers)
+            except NotAsClaimed as error:
+                print(error, file=sys.stderr)
+                return 2
     print(report(found))
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
     if p.json:

@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import polars as pl
 
@@ -107,7 +108,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     p = parser.parse_args(arguments)
     began = time.monotonic()
-    found = features(pl.read_parquet(p.table))
+    try:
+        found = features(datasets.read(p.table, datasets.HANDBOOK))
+    except datasets.NotAsClaimed as error:
+        print(error, file=sys.stderr)
+        return 2
     p.out.parent.mkdir(parents=True, exist_ok=True)
     found.write_parquet(p.out)
     print(f"{found.height:,} rows, {time.monotonic() - began:.1f} s", file=sys.stderr)

@@ -169,12 +169,12 @@ def test_verdict(differences, passes):
     said = policy_table.verdict(groups)
     assert ("Never worse than `off` throughout: `confident`; the default may be `off` or that." in said) == passes
     assert ("No policy is never worse than `off`: the default is `off`." in said) == (not passes)
-    assert "`threshold, bare` is worse in 1 of 4 comparisons, most in ULB sample / both: AP -0.1000" in said
+    assert "`threshold, bare` is worse in 1 of 4 comparisons, most in ULB card payments / both: AP -0.1000" in said
 
 
 def test_table_counts_seeds_that_are_worse():
     groups = policy_table.by_key(figures({CONFIDENT: [0.01, -0.001, -0.03]}))
     lines = policy_table.table(groups, "product").splitlines()
-    line = next(line for line in lines if line.startswith("| ULB sample | both | confident |"))
+    line = next(line for line in lines if line.startswith("| ULB card payments | both | confident |"))
     assert "| +0.0000 | -0.0070 | 2 of 3 | 100 | 5.0% |" in line
     assert policy_table.report([]) == "Nothing was measured."

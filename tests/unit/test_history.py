@@ -301,7 +301,7 @@ def test_put_checks_guesses_and_never_overwrites(storage, tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not on this machine")
 @pytest.mark.parametrize(
     ("name", "rows", "frauds", "leaks"),
-    [("handbook_raw", 1_754_155, 14_681, ["TX_FRAUD_SCENARIO"]), ("ulb_rounded_sample", 113_922, 179, [])],
+    [("handbook_raw", 1_754_155, 14_681, ["TX_FRAUD_SCENARIO"]), ("ulb_creditcard", 284_807, 492, [])],
 )
 def test_real_tables(name, rows, frauds, leaks):
     found = history.preview(SHARED / f"{name}.parquet")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import hashlib
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "published"))
 
+import datasets
 import handbook
 import preset
 import product
@@ -221,21 +224,32 @@ def test_the_books_single_split(capsys, monkeypatch):
     ]
 
 
+def written(monkeypatch, path: Path, table: pl.DataFrame, name: str) -> Path:
+    """Write a table that stands for a published one: what is claimed is what is true of it."""
+    table.write_parquet(path)
+    claimed = getattr(datasets, name)
+    frauds, digest = int(table[claimed.target].sum()), hashlib.sha256(path.read_bytes()).hexdigest()
+    made_up = {"sha256": digest, "columns": tuple(table.columns), "rows": table.height, "frauds": frauds}
+    monkeypatch.setattr(datasets, name, dataclasses.replace(claimed, **made_up))
+    return path
+
+
 def test_ulb_on_made_up_rows(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ulb, "RULES", [*ulb.RULES, "--num_boost_round", "40"])
     rng = np.random.default_rng(0)
     label = (rng.random(1_200) < 0.05).astype(np.int8)
-    table = pl.DataFrame({"source_row": np.arange(1_200, dtype=np.int32) * 2})
+    table = pl.DataFrame({"source_row": np.arange(1_200), "Time": np.arange(1_200) // 2 * 3.0})
     table = table.with_columns(V1=rng.normal(size=1_200) + 6 * label, Amount=rng.integers(0, 99, 1_200), Class=label)
-    table.write_parquet(tmp_path / "made_up.parquet")
-    assert ulb.main([str(tmp_path / "made_up.parquet"), "--json", str(tmp_path / "found.json")]) == 0
+    path = written(monkeypatch, tmp_path / "made_up.parquet", table, "ULB")
+    assert ulb.main([str(path), "--json", str(tmp_path / "found.json")]) == 0
     assert "product, its defaults" in capsys.readouterr().out
 
 
-def test_the_rule_is_judged_on_rows_before_those_that_are_published(tmp_path):
+def test_the_rule_is_judged_on_rows_before_those_that_are_published(tmp_path, monkeypatch):
     assert set(preset.WEEKS) <= set(handbook.CHOSEN_ON)
-    table = pl.DataFrame({"source_row": np.arange(1_000, dtype=np.int32), "V1": np.zeros(1_000), "Class": [0] * 1_000})
-    table.write_parquet(tmp_path / "ulb_rounded_sample.parquet")
+    place = np.arange(1_000)
+    table = pl.DataFrame({"source_row": place, "Time": place * 2.0, "V1": np.zeros(1_000), "Class": [0] * 1_000})
+    written(monkeypatch, tmp_path / datasets.ULB.file, table, "ULB")
     end = 0
     for rows, _, names, arguments in preset.ulb_folds(tmp_path):
         assert names == ["V1"] and rows["source_row"].max() < 800
@@ -249,7 +263,7 @@ def test_the_rule_is_judged_on_rows_before_those_that_are_published(tmp_path):
 def test_few_frauds_are_made_of_many(tmp_path, monkeypatch):
     """Customers leave the training rows, not those that grade."""
     raw = payments(n=3_000, customers=60, days=60)
-    raw.write_parquet(tmp_path / "handbook_raw.parquet")
+    written(monkeypatch, tmp_path / "handbook_raw.parquet", raw, "HANDBOOK")
     monkeypatch.setattr(preset, "WEEKS", (raw["TX_DATETIME"].max().date() - dt.timedelta(7),))
     ((all_rows, *_),) = preset.handbook_weeks(tmp_path, 1)
     ((few, *_),) = preset.handbook_weeks(tmp_path, 4)

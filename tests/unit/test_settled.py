@@ -22,7 +22,7 @@ def learnt_with(text: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("fraud_share", "n_columns", "bins", "colsample"),
     [
-        (0.0015, 29, 4_095, 0.5),  # frauds of the ULB sample
+        (0.0017, 29, 4_095, 0.5),  # frauds of the ULB payments
         (0.0084, 15, 952, 0.8),  # the Handbook's
         (0.035, 434, 255, 0.5),  # IEEE-CIS's
         (0.02, 20, 400, 0.6),
