@@ -225,9 +225,23 @@ def plain(column: Any) -> Any:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if kind_of(column.type) in ("number", "boolean"):
-        found = (None if value is None or value != value else category_text(value) for value in column.to_pylist())
+        found = (None if value is None or value != value else category_text(value) for value in _as_sent(column))
         return pa.array(list(found), pa.large_string())
     return column.cast(pa.large_string())
+
+
+def _as_sent(column: Any) -> list[Any]:
+    """Values of a column of numbers or booleans as callers write them.
+
+    What float32 or float16 keeps of 0.1 is 0.1 to them, not 0.10000000149011612: the shortest text that gives the same
+    number in that width. A decimal is a whole number where it has no fraction.
+    """
+    if pa.types.is_decimal(column.type):
+        return [v if v is None else int(v) if v == v.to_integral_value() else float(v) for v in column.to_pylist()]
+    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
+        narrow = np.float32 if pa.types.is_float32(column.type) else np.float16
+        return [None if value is None else float(str(narrow(value))) for value in column.to_pylist()]
+    return list(column.to_pylist())
 
 
 def select(column: pa.Array, chosen: np.ndarray) -> pa.Array:
@@ -256,7 +270,13 @@ def raw_rows(ledger: Ledger, places: Sequence[int], names: Sequence[str]) -> lis
     found: list[dict[str, Any]] = []
     for _, start, batch in batches(ledger, names):
         chosen = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
-        found += [_as_json(row, names) for row in batch.take(pa.array(chosen)).to_pylist()] if len(chosen) else []
+        if not len(chosen):
+            continue
+        rows = batch.take(pa.array(chosen))
+        for place, name in enumerate(rows.schema.names):
+            if "category" in ledger.kinds[name] and kind_of(rows.column(name).type) == "number":
+                rows = rows.set_column(place, name, plain(rows.column(name)))  # text in other parts, so text it is
+        found += [_as_json(row, names) for row in rows.to_pylist()]
     return found
 
 
