@@ -8,7 +8,7 @@ import pytest
 import report_kit as kit
 
 from fraud import wording
-from fraud.drift import judge, number_profile
+from fraud.drift import SCORE_EDGES, judge, number_profile
 from fraud.errors import DataError
 from fraud.moment import iso
 from fraud.pipeline import report, report_parts, report_tables, runs
@@ -285,3 +285,11 @@ def test_bins_are_named_after_the_values_in_them(values, labels):
     """Their edges lie a little above, where no rounding of a value crosses them."""
     reference = number_profile(values) | {"type": "number"}
     assert report._number_panel("x", reference, Numbers(reference["edges"]))["labels"] == labels
+
+
+@pytest.mark.parametrize(("threshold", "rate"), [(0.05, 0.5), (0.04, 1.0), (0.15, 0.5), (0.1500001, 0.5), (0.2, 0.0)])
+def test_scores_up_to_a_threshold_that_ends_a_bin_are_not_reviewed(threshold, rate):
+    baseline = {"score": number_profile([0.01, 0.02, 0.16, 0.17], SCORE_EDGES)}
+    traffic = report.Traffic([], [], [], [])
+    findings = report.Findings({}, "", baseline, None, threshold, traffic, {}, None)
+    assert report.review_rates(findings)[0] == rate

@@ -23,7 +23,7 @@ from fraud.pipeline.runs import Run, now
 from fraud.pipeline.strategies import VARIANT
 from fraud.pipeline.verdict_view import modern, summary_of
 from fraud.plaintext import count
-from fraud.precision import last_of_cell
+from fraud.precision import SINGLE, last_of_cell
 from fraud.schema import Schema
 from fraud.verdict import JUDGED
 from fraud.window import stored_window
@@ -275,7 +275,8 @@ def review_rates(findings: Findings) -> tuple[float, float | None]:
     if before is None:
         score = findings.baseline["score"]
         bins = zip([*score["edges"], 1.0], score["counts"], strict=True)
-        before = sum(n for edge, n in bins if edge > findings.threshold) / max(1, sum(score["counts"]))
+        end = last_of_cell(findings.threshold, SINGLE)  # where a bin that ends at the threshold ends
+        before = sum(n for edge, n in bins if edge > end) / max(1, sum(score["counts"]))
     if after is None and (scores := findings.traffic.score):
         after = sum(score >= findings.threshold for score in scores) / len(scores)
     return float(before), after
