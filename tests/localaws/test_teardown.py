@@ -32,6 +32,7 @@ class World:
         container = {"Image": IMAGE, "ModelDataUrl": f"s3://{self.bucket}/models/fraud-r1-abc.tar.gz"}
         sagemaker.create_model_package(
             ModelPackageGroupName=group,
+            CustomerMetadataProperties={"bucket": self.bucket, "run_id": "r1"},
             InferenceSpecification={
                 "Containers": [container],
                 "SupportedContentTypes": ["text/csv"],

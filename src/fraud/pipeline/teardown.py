@@ -154,11 +154,12 @@ def _delete_models(bucket: str, endpoint: str, echo: Echo) -> None:
         sagemaker.delete_model(ModelName=name)
     for arn in registered:
         sagemaker.delete_model_package(ModelPackageName=arn)
-    try:
-        sagemaker.delete_model_package_group(ModelPackageGroupName=group_of(endpoint))
-    except ClientError as error:
-        if "does not exist" not in str(error):
-            raise
+    with _ignored("ConflictException"):  # it holds models of another bucket's deployment
+        try:
+            sagemaker.delete_model_package_group(ModelPackageGroupName=group_of(endpoint))
+        except ClientError as error:
+            if "does not exist" not in str(error):
+                raise
 
 
 def _captures_to(bucket: str, config: str) -> bool:
