@@ -176,7 +176,7 @@ def fill(
 def parameters_of(**given):
     """Defaults of 04_drift_report."""
     values = {name: one.default for name, one in parameters.declared("04_drift_report").items()}
-    return SimpleNamespace(**(values | given))
+    return SimpleNamespace(**(values | {"endpoint_name": "fraud"} | given))
 
 
 def executed(monkeypatch, storage, run_id="report-1", **given):
@@ -190,6 +190,7 @@ def executed(monkeypatch, storage, run_id="report-1", **given):
     from fraud.pipeline import runs
 
     monkeypatch.setattr(runs, "Storage", lambda bucket: storage)
+    monkeypatch.setattr(runs, "endpoint", lambda wanted: wanted)  # nothing is deployed around a bucket in memory
     source = nbformat.read(parameters.NOTEBOOKS / "04_drift_report.ipynb", as_version=4)
     shell = InteractiveShell.instance()
     shell.user_ns.update(vars(parameters_of(**{"bucket": storage.bucket, "run_id": run_id} | given)))

@@ -13,7 +13,7 @@ from fraud.errors import DeploymentError, ParameterError
 from fraud.pipeline import deployment, parameters, strategies
 from fraud.schema import NUMBER, Feature, Schema
 
-DEFAULTS = {name: item.default for name, item in parameters.declared("03_deploy").items()}
+DEFAULTS = {name: item.default for name, item in parameters.declared("03_deploy").items()} | {"endpoint_name": "fraud"}
 SCHEMA = Schema((Feature("amount", NUMBER),), {"card": "card1"})
 
 

@@ -14,7 +14,7 @@ from fraud.errors import ParameterError
 from fraud.localaws import specification
 from fraud.pipeline import parameters, resources, strategies
 
-DEFAULTS = {name: item.default for name, item in parameters.declared("03_deploy").items()}
+DEFAULTS = {name: item.default for name, item in parameters.declared("03_deploy").items()} | {"endpoint_name": "fraud"}
 CHAMPION = {"run_id": "champion"}
 STRATEGIES = ("canary", "linear", "all_at_once", "shadow", "ab_test")
 

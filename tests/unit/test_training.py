@@ -22,7 +22,9 @@ WHERE = SimpleNamespace(region="eu-west-1", image_uri="image", train_role_arn="r
 
 
 def parameters_of(**change: Any) -> SimpleNamespace:
-    return SimpleNamespace(**DEFAULTS | {"num_boost_round": 50, "learning_rate": 0.1} | change)
+    return SimpleNamespace(
+        **DEFAULTS | {"endpoint_name": "fraud", "num_boost_round": 50, "learning_rate": 0.1} | change
+    )
 
 
 class Bucket:
