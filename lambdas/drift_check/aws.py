@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
 
+from fraud import conditional
 from fraud.errors import ConflictError, DataError
 from fraud.governor import checked
 from fraud.moment import seconds
 
 PATIENCE = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 5, "mode": "standard"})
-CHANGED = {"409", "412", "404", "ConditionalRequestConflict", "PreconditionFailed", "NoSuchKey"}
 RUNNING = {"InProgress", "Stopping"}
 CALL = "StartPipelineExecution"  # by which the governor starts, and a person by hand
 PIECE = 8 << 20  # bytes of a large object read at once
@@ -104,7 +103,7 @@ class Bucket:
         self.s3.put_object(Bucket=self.name, Key=key, Body=body)
 
     def put_once(self, key: str, document: dict[str, Any]) -> bool:
-        """Write JSON unless there is an object already; whether it was written."""
+        """Write JSON unless there is an object already; whether the key now holds the document."""
         try:
             self.put_if(key, document, None)
         except ConflictError:
@@ -112,17 +111,25 @@ class Bucket:
         return True
 
     def put_if(self, key: str, document: dict[str, Any] | str, etag: str | None) -> str:
-        """Write JSON if the tag still holds, or without one if there is no object; else `ConflictError`."""
+        """Write JSON if the tag still holds, or without one if there is no object; else `ConflictError`.
+
+        A write whose answer was lost has come through where the object is the document.
+        """
         condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
         text = document if isinstance(document, str) else json.dumps(document, allow_nan=False, ensure_ascii=False)
-        try:
-            kind = "application/json"
-            answer = self.s3.put_object(Bucket=self.name, Key=key, Body=text.encode(), ContentType=kind, **condition)
+        body, kind = text.encode(), "application/json"
+
+        def put() -> str:
+            answer = self.s3.put_object(Bucket=self.name, Key=key, Body=body, ContentType=kind, **condition)
             return str(answer["ETag"])
-        except ClientError as error:
-            if str(error.response["Error"]["Code"]) in CHANGED:
-                raise ConflictError(key) from error
-            raise
+
+        def stored_tag() -> str | None:
+            found = self.find(key)
+            return found[1] if found and found[0] == body else None
+
+        if (tag := conditional.write(put, stored_tag, replaces=bool(etag))) is None:
+            raise ConflictError(key)
+        return tag
 
 
 def _whole_lines(body: Any) -> Iterator[bytes]:

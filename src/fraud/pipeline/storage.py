@@ -31,16 +31,17 @@ from botocore.exceptions import (
 )
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from fraud import conditional
+from fraud.conditional import ABSENT, CHANGED, CONFLICT
+from fraud.conditional import code_of as _code
 from fraud.errors import DataError, PlatformError
 
 CHUNK = 4 << 20  # bytes a read
-PASSING = {  # S3 answers that a later attempt may not give; 409 is two conditional writers at the same instant
-    "409", "500", "502", "503", "504", "ConditionalRequestConflict", "InternalError", "OperationAborted",
-    "RequestTimeout", "RequestTimeTooSkewed", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
+PASSING = CONFLICT | {  # S3 answers that a later attempt may not give
+    "500", "502", "503", "504", "InternalError", "RequestTimeout", "RequestTimeTooSkewed", "ServiceUnavailable",
+    "SlowDown", "Throttling", "ThrottlingException",
 }  # fmt: skip
 BROKEN = (ConnectionClosedError, ConnectTimeoutError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
-ABSENT = {"404", "NoSuchKey", "NotFound"}
-LOST = {"412", "PreconditionFailed"}
 _RAISE: Any = object()
 
 
@@ -67,10 +68,6 @@ def parse_uri(uri: str) -> tuple[str, str]:
     if not found:
         raise DataError(f"{uri!r} is no address of the form s3://bucket/key.")
     return found[1], join(found[2] or "")
-
-
-def _code(error: BaseException) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def _passing(error: BaseException) -> bool:
@@ -165,7 +162,7 @@ class Storage:
         try:
             return tries(attempt)
         except (ClientError, BotoCoreError) as error:
-            if _code(error) in ABSENT | LOST:
+            if _code(error) in ABSENT | CHANGED:
                 raise
             raise PlatformError(self._sentence(operation, key, error)) from error
 
@@ -204,7 +201,7 @@ class Storage:
         try:
             return self._call("get_object", key, then=lambda answer: (answer["Body"].read(), _tag(answer)))
         except ClientError as error:
-            if _code(error) in LOST:
+            if _code(error) in CHANGED:
                 raise
             return None
 
@@ -303,15 +300,9 @@ class Storage:
             Whether the key now holds exactly ``body``: written now, or before by the same work. False means that
             somebody else's content was there first.
         """
-        try:
-            self.put(key, body, content_type, IfNoneMatch="*")
-        except ClientError as error:
-            if _code(error) not in LOST:
-                raise
-            return self._holds(key, body) is not None
-        return True
+        return self.put_if_match(key, body, "", content_type) is not None
 
-    def put_if_match(self, key: str, body: bytes, etag: str, content_type: str = "") -> str | None:
+    def put_if_match(self, key: str, body: bytes | Path, etag: str, content_type: str = "") -> str | None:
         """Replace an object if its entity tag is still ``etag`` (empty: if there is none).
 
         Returns
@@ -320,12 +311,12 @@ class Storage:
             The new entity tag; None when somebody else changed the object before.
         """
         condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-        try:
-            return self.put(key, body, content_type, **condition)
-        except ClientError as error:
-            if _code(error) not in LOST | ABSENT:
-                raise
-            return self._holds(key, body)
+        return conditional.write(
+            lambda: self.put(key, body, content_type, **condition),
+            lambda: self._holds(key, body),
+            replaces=bool(etag),
+            attempts=1,  # `_call` makes them
+        )
 
     def _holds(self, key: str, body: bytes | Path) -> str | None:
         """Entity tag if the object is exactly ``body``: then the refused write is our own, whose answer was lost."""
