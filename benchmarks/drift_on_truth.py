@@ -25,7 +25,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -60,15 +60,25 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class Item(NamedTuple):
+    """An object as a bucket lists it."""
+
+    key: str
+    etag: str
+    modified: float
+
+
 class Memory:
     """A bucket: what `performance_of` needs, and how much it read."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
-        self.read_bytes = 0
+        self.came: dict[str, float] = {}  # when each object did (seconds since 1970)
+        self.read_bytes, self.now = 0, 0.0
 
-    def keys(self, prefix: str, after: str = "") -> list[str]:
-        return sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+    def items(self, prefix: str, after: str = "") -> list[Item]:
+        found = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        return [Item(key, str(hash(self.objects[key])), self.came[key]) for key in found]
 
     def read(self, key: str) -> bytes:
         if key not in self.objects:
@@ -77,7 +87,7 @@ class Memory:
         return self.objects[key]
 
     def put(self, key: str, body: bytes) -> None:
-        self.objects[key] = body
+        self.objects[key], self.came[key] = body, self.now
 
 
 @dataclass
@@ -163,7 +173,7 @@ def live_through(one: World, customers: pl.Series | None, regime: str, policy: d
     live = one.live if customers is None else one.live.filter(pl.col("CUSTOMER_ID").is_in(customers.implode()))
     days = dict(live.partition_by("TX_TIME_DAYS", as_dict=True))
     for day in range(DEPLOYED + 1, last + 1):
-        now = START + day * DAY
+        now = bucket.now = START + day * DAY
         if (came := days.get((day - 1,))) is not None:
             ids = came["TRANSACTION_ID"].cast(pl.String).to_list()
             scores, times = came["score"].to_list(), came["time"].to_list()
@@ -174,7 +184,7 @@ def live_through(one: World, customers: pl.Series | None, regime: str, policy: d
             lines = [render_label_line(GroundTruth(str(i), label, t + DELAY * DAY)) for i, label, t in rows]
             hour = dt.datetime.fromtimestamp(now - 3600, dt.UTC)
             bucket.put(f"labels/{hour:%Y/%m/%d/%H}/reports.jsonl", "\n".join(lines).encode())
-        answer = truth.performance_of(bucket.keys, bucket.read, ENDPOINT, one.baseline, now, policy, bucket.put)
+        answer = truth.performance_of(bucket.items, bucket.read, ENDPOINT, one.baseline, now, policy, bucket.put)
         json.dumps(answer, allow_nan=False)
         found.append((day, answer))
     return found
@@ -231,7 +241,7 @@ def resampled(one: World, months: int, daily: int, seed: int, threshold: float) 
 
     def drawn(n: int) -> Cohort:
         picked = rng.integers(0, len(score), n)
-        rows, reports = np.zeros(n, truth.SCORE), np.zeros(n, truth.REPORT)
+        rows, reports = np.zeros(n, truth.SCORE), np.zeros(n, truth.report_type(1))
         rows["id"] = reports["id"] = np.arange(n)
         rows["score"], reports["label"] = score[picked], label[picked]
         return truth.count(rows, reports[reports["label"] == 1], 0, threshold)

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import message
-from aws import Bucket, Pipeline, Settings, State
+from aws import Bucket, Item, Pipeline, Settings, State
 from botocore.exceptions import BotoCoreError, ClientError
 from check import Found
 
 from fraud import advice, governor
 from fraud.decision import DRY_RUN, FAILED, Decision, Outcome
-from fraud.labels import hour_folder
+from fraud.label_files import read_label_file
+from fraud.labels import LabelColumns, hour_folder, label_columns
 from fraud.moment import iso, seconds
 
 DAY = 86_400.0
@@ -110,7 +111,8 @@ def _govern(
     def labels() -> int | None:
         last = (state.get()[0] or {}).get("last_start")
         since = learnt(seconds(release["released_at"]), seconds(last) if last else None)
-        return new_labels(bucket, since, int(policy.get("min_new_labels", 1)))
+        columns = label_columns(release.get("label_columns"))
+        return new_labels(bucket, since, int(policy.get("min_new_labels", 1)), columns)
 
     return governor.start_once(verdict, state, Pipeline(settings.pipeline), policy, owner, time.time, labels)
 
@@ -174,7 +176,7 @@ def learnt(released: float, last_start: float | None) -> float:
     return last_start if last_start is not None and released < last_start + RUN else released
 
 
-def new_labels(bucket: Bucket, since: float, enough: int) -> int | None:
+def new_labels(bucket: Bucket, since: float, enough: int, columns: LabelColumns) -> int | None:
     """How many labels have come in since a moment; None when that cannot be read.
 
     Counting stops when there are enough: most come into the folders of their hours, and all else is listed only where
@@ -188,8 +190,8 @@ def new_labels(bucket: Bucket, since: float, enough: int) -> int | None:
     try:
         others = itertools.takewhile(lambda item: item.key <= first, bucket.items("labels/"))
         for item in itertools.chain(bucket.items("labels/", after=first), others):
-            if item.modified >= since and item.size and item.key.endswith((".jsonl", ".csv")):
-                count += _labels(bucket, item.key)
+            if item.modified >= since and item.size:
+                count += _labels(bucket, item, columns)
             if count >= enough:
                 break
     except (ClientError, BotoCoreError):
@@ -197,9 +199,9 @@ def new_labels(bucket: Bucket, since: float, enough: int) -> int | None:
     return count
 
 
-def _labels(bucket: Bucket, key: str) -> int:
+def _labels(bucket: Bucket, item: Item, columns: LabelColumns) -> int:
+    """Labels of a file, read as the next training reads them: what it cannot use is nothing to learn from."""
     try:
-        lines = sum(bool(line.strip()) for line in bucket.read(key).split(b"\n"))
+        return len(read_label_file(bucket.read(item.key), item.key, columns, item.modified).labels)
     except FileNotFoundError:
         return 0  # gone since it was listed
-    return max(0, lines - key.endswith(".csv"))

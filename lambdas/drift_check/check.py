@@ -191,7 +191,7 @@ def _judge(
     performance = None
     try:
         columns = release.get("label_columns")
-        performance = performance_of(bucket.keys, bucket.read, endpoint, baseline, now, policy, bucket.put, columns)
+        performance = performance_of(bucket.items, bucket.read, endpoint, baseline, now, policy, bucket.put, columns)
     except Exception as error:  # whatever it is, the traffic can be judged without
         notes.append(f"What is known of the truth could not be read ({type(error).__name__}).")
     verdict = judge(

@@ -12,26 +12,23 @@ two checks at the same moment one wins as a whole, and what the other had read i
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from truth_state import SCORE, Day, Files, Keys, State
+from truth_state import SCORE, Day, Files, Item, Items, State, report_type
 
 from fraud import labels
 from fraud.cohort import COHORTS, DAY, DELAYS, EDGES, UNIT, WEEK, Cohort, id_hash, weeks
 from fraud.errors import DataError
+from fraud.label_files import read_label_file
 from fraud.performance import delay_of, judge_performance
 
-REPORT = np.dtype([("id", "<u8"), ("time", "<f8"), ("label", "i1"), ("day", "<i4"), ("tried", "?")])
-"""One report: about whom, when it became known (seconds since 1970), 0 or 1, the day number on which it was read, and
-whether all days have been searched for its payment."""
-
 FILES = 500  # label files read in one check; the others wait for the next
-OVERLAP = 2 * DAY  # label files may come into hours that are over
-EARLY = 20_000  # label files before these; with more, they are listed once a day
-AHEAD = float(DAY)  # a label from later than that is refused: no later report could correct it
+OVERLAP = 2 * DAY  # a listing shows an object by then; one of many parts came when its first part did
+EARLY = 20_000  # label files before the newest hours; with more, they are listed once a day
 KEPT_DAYS = 2  # a report waits so long for its payment, whose capture may be late
 EAGER_BYTES = 32 << 20  # of scores; with more, reports are joined once a day
 ROWS = 5_000_000  # payments put into their days in one check; the others follow in the next
@@ -84,7 +81,7 @@ def append_scores(
 
 
 def performance_of(
-    list_keys: Keys,
+    list_items: Items,
     read_bytes: Callable[[str], bytes],
     endpoint: str,
     baseline: Mapping[str, Any],
@@ -97,8 +94,8 @@ def performance_of(
 
     Parameters
     ----------
-    list_keys : callable
-        ``(prefix, after="") -> keys`` in order.
+    list_items : callable
+        ``(prefix, after="") -> objects`` with ``key``, ``etag`` and ``modified``, in the order of their keys.
     read_bytes : callable
         ``(key) -> body``; `FileNotFoundError` when there is none. Other errors are passed on: a failed read is no
         silence.
@@ -123,7 +120,7 @@ def performance_of(
     if not (known := baseline.get("performance")):
         return None
     version, today, delay = baseline["model_version"], int(now // DAY), delay_of(known, policy)
-    files = Files(list_keys, read_bytes, put)
+    files = Files(list_items, read_bytes, put)
     state_key = f"drift/{endpoint}/truth/{version}/state.json"
 
     def judge(state: State, before: bytes) -> dict[str, Any] | None:
@@ -133,7 +130,7 @@ def performance_of(
         if not parts and not state.days:
             return None
         new = _reports(files, state, now, min(parts, default=0), labels.label_columns(columns))
-        waiting = latest(np.concatenate([files.rows(state.waiting, REPORT), new]))
+        waiting = latest(np.concatenate([files.reports(state.waiting), new]))
         if joining:
             state.days = {day: one for day, one in state.days.items() if day >= first}
             if delay > 0:
@@ -161,47 +158,58 @@ def performance_of(
 def _parts(files: Files, prefix: str, first: int) -> dict[int, list[str]]:
     """Parts of the days from one on, by day number."""
     found: dict[int, list[str]] = {}
-    for key in files.list(prefix, f"{prefix}{_date(max(first, 0))}"):
+    for key in (item.key for item in files.list(prefix, f"{prefix}{_date(max(first, 0))}")):
         year, month, day = key.removeprefix(prefix).split("/")[:3]
         found.setdefault(int(datetime(int(year), int(month), int(day), tzinfo=UTC).timestamp()) // DAY, []).append(key)
     return found
 
 
 def _reports(files: Files, state: State, now: float, first: int, columns: labels.LabelColumns) -> np.ndarray:
-    """Reports in label files that were not read before, oldest file first; the state remembers what was."""
-    state.since = state.since or f"labels/{_date(first)}/"
+    """Reports in label files that were not read before, oldest file first; the state remembers what was.
+
+    Which files are new, S3's own time says: a file may have any name, and be put into the folder of any hour. What came
+    before the first payment was scored is about none of them.
+    """
     today, seen = int(now // DAY), set(state.seen)
-    aside: list[str] = []
+    state.horizon, state.since = state.horizon or float(first * DAY), state.since or f"labels/{_date(first)}/"
+    listed = list(files.list("labels/", state.since))
     if whole := state.swept != today or state.early <= EARLY:
-        state.swept, (state.early, aside) = today, labels.keys_aside(files.list, state.since)
-    listed = [key for key in (*aside, *files.list("labels/", state.since)) if key.endswith((".jsonl", ".csv"))]
-    fresh = [key for key in listed if f"{id_hash(key):x}" not in seen]
-    batches = [np.empty(0, REPORT)]
-    for key in fresh[:FILES]:
+        before = list(itertools.takewhile(lambda item: item.key <= state.since, files.list("labels/")))
+        state.swept, state.early = today, len(before)
+        listed += before
+    fresh = [item for item in listed if item.modified >= state.horizon and _mark(item) not in seen]
+    fresh.sort(key=lambda item: (item.modified, item.key))
+    batches = [np.empty(0, report_type(1))]
+    for item in fresh[:FILES]:
         try:
-            body = files.read(key)
+            body = files.read(item.key)
         except FileNotFoundError:
             continue  # gone since it was listed
-        if key.endswith(".csv"):
-            told, problems = labels.parse_label_csv(body, key, columns, now, AHEAD)
-        else:
-            told, problems = labels.parse_label_file(body, key, now, AHEAD)
-        told.sort(key=lambda one: (one.time, one.label))
-        rows = [(id_hash(one.inference_id), one.time, one.label, int(now // DAY), False) for one in told]
-        batches.append(np.array(rows, REPORT))
-        state.unreadable += len(problems)
-        seen.add(f"{id_hash(key):x}")
+        told, problems, _ = read_label_file(body, item.key, columns, item.modified)
+        name = item.key.removeprefix("labels/").encode()
+        rows = [(id_hash(one.inference_id), one.time, one.label, today, False, name) for one in told]
+        batches.append(np.array(rows, report_type(max(1, len(name)))))
+        state.bad |= {item.key: len(problems)}
+        seen.add(_mark(item))
     unread = fresh[FILES:]
     state.unread = len(unread)
     if unread:
         state.swept = -1  # they must be found again
-    late = [key for key in unread if labels.in_hour_folder(key)]
-    recent = labels.hour_folder(max(0.0, now - OVERLAP))
-    state.since = max(state.since, min([recent, *(f"{key.rsplit('/', 1)[0]}/" for key in late)]))
-    if whole:  # else some that were read have not been listed
-        seen &= {f"{id_hash(key):x}" for key in listed if key > state.since or not labels.in_hour_folder(key)}
+    if whole:  # else some that came before have not been listed
+        state.horizon = max(state.horizon, min([now - OVERLAP, *(item.modified for item in unread)]))
+        seen &= {_mark(item) for item in listed if item.modified >= state.horizon}
+        there = {item.key for item in listed}
+        state.bad = {key: n for key, n in state.bad.items() if key in there}  # one that was taken away is mended
+    state.bad = {key: n for key, n in state.bad.items() if n}
+    state.unreadable = sum(state.bad.values())
+    state.since = max(state.since, labels.hour_folder(max(0.0, state.horizon)))
     state.seen = sorted(seen)
     return np.concatenate(batches)
+
+
+def _mark(item: Item) -> str:
+    """Names an object as it came: one that was written over, or delivered again, is another."""
+    return f"{id_hash(f'{item.modified!r} {item.etag} {item.key}'):x}"
 
 
 def _join(
@@ -217,7 +225,7 @@ def _join(
 
     Returns
     -------
-    reports : ndarray of REPORT
+    reports : ndarray of `report_type`
         Those whose payment was not found.
     whole : bool
         Whether all parts are in their days.
@@ -239,7 +247,7 @@ def _join(
         mine = asked & within(reports["id"], scores["id"])
         if not (new or mine.any()):
             continue
-        known = latest(np.concatenate([files.rows(one.reports, REPORT), reports[mine]]))
+        known = latest(np.concatenate([files.reports(one.reports), reports[mine]]))
         reports = reports[~mine]
         place = f"{root}truth/{version}/{_date(day)}"
         state.days[day] = Day(
@@ -271,8 +279,11 @@ def first_of_each(rows: np.ndarray) -> np.ndarray:
 
 
 def latest(reports: np.ndarray) -> np.ndarray:
-    """Sort reports by id; of several about one payment the newest stays, of several at one moment the last."""
-    reports = reports[np.lexsort((np.arange(len(reports)), reports["time"], reports["id"]))]
+    """Sort reports by id; of several about one payment the newest stays: the rule of `fraud.labels.resolve`, for many.
+
+    Of several at one moment that in the later file, and within one file fraud.
+    """
+    reports = reports[np.lexsort((reports["label"], reports["file"], reports["time"], reports["id"]))]
     return reports[np.r_[reports["id"][1:] != reports["id"][:-1], True]] if len(reports) else reports
 
 
@@ -283,7 +294,7 @@ def count(scores: np.ndarray, reports: np.ndarray, day: int, threshold: float) -
     ----------
     scores : ndarray of SCORE
         One for each payment, sorted by id.
-    reports : ndarray of REPORT
+    reports : ndarray of `report_type`
         At most one for each, of these payments only, sorted by id.
     day : int
         Day number.

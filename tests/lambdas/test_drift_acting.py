@@ -12,10 +12,14 @@ from lambdas_kit import BUCKET, ENDPOINT, keys, load_module
 from fraud import advice
 from fraud.decision import Decision
 from fraud.errors import DataError
+from fraud.labels import GroundTruth, LabelColumns, render_label_line
 from fraud.moment import iso, seconds
 
 acting = load_module("drift_check", "acting")
 RELEASED = seconds("2026-01-02T00:30:00Z")
+ROW = f"{render_label_line(GroundTruth('x', 1, 60.0))}\n".encode()
+IDS = LabelColumns("id", "", "")
+HEAD = b"inference_id,label,label_time\n"
 REFUSED = ClientError({"Error": {"Code": "AccessDenied"}}, "ListObjectsV2")
 
 
@@ -67,27 +71,28 @@ class Folder:
         "labels/2025/12/bank.csv",
         "labels/2025/12/31/bank.csv",
         "labels/bank.csv",
+        "labels/bank.CSV",
+        "labels/bank.json.gz",
+        "labels/bank",
     ],
 )
 def test_labels_are_found_wherever_they_lie(key):
-    body = b"inference_id,label\n" * key.endswith(".csv") + b"x,1\n" * 500
-    folder = Folder(**{key: (RELEASED + 3600, body), "labels/2025/01/01/01/old.jsonl": (RELEASED - 1, b"{}\n")})
-    assert acting.new_labels(folder, RELEASED, 501) == 500
+    folder = Folder(**{key: (RELEASED + 3600, ROW * 500), "labels/2025/01/01/01/old.jsonl": (RELEASED - 1, ROW)})
+    assert acting.new_labels(folder, RELEASED, 501, LabelColumns()) == 500
 
 
 def test_labels_from_before_the_release_are_known_already():
     folder = Folder(**{
-        "labels/1970/01/01/00/a.jsonl": (90.0, b"{}\n"),
-        "labels/1970/01/01/00/b.jsonl": (100.0, b"{}\n\n{}\n{}"),
+        "labels/1970/01/01/00/a.jsonl": (90.0, ROW),
+        "labels/1970/01/01/00/b.jsonl": (100.0, ROW * 3),
         "labels/bank.csv": (110.0, b"id\n1\n\n2\n"),
         "labels/empty.csv": (110.0, b""),
-        "labels/last.csv": (120.0, b"id\n1\n2\n"),
-        "labels/readme.txt": (120.0, b"no label\n"),
+        "labels/last.csv": (120.0, b"ID;x\n1;x\n2;x\n"),
     })  # fmt: skip
-    assert acting.new_labels(folder, 100.0, 100) == 3 + 2 + 2
+    assert acting.new_labels(folder, 100.0, 100, IDS) == 3 + 2 + 2
     assert folder.read_keys == ["labels/1970/01/01/00/b.jsonl", "labels/bank.csv", "labels/last.csv"]
     folder.read_keys.clear()
-    assert acting.new_labels(folder, 100.0, 3) == 3
+    assert acting.new_labels(folder, 100.0, 3, IDS) == 3
     assert len(folder.read_keys) == 1
 
 
@@ -95,17 +100,23 @@ def test_years_of_labels_are_listed_only_where_those_of_late_hours_are_too_few()
     years = {
         f"labels/2024/{month:02}/01/{hour:02}/a.jsonl": (0.0, b"x") for month in range(1, 13) for hour in range(24)
     }
-    folder = Folder(**years, **{"labels/2026/01/02/05/a.jsonl": (RELEASED + 1, b"x\ny\n")})
-    assert acting.new_labels(folder, RELEASED, 2) == 2
+    folder = Folder(**years, **{"labels/2026/01/02/05/a.jsonl": (RELEASED + 1, ROW * 2)})
+    assert acting.new_labels(folder, RELEASED, 2, IDS) == 2
     assert folder.listed == 1
-    assert acting.new_labels(folder, RELEASED, 3) == 2
+    assert acting.new_labels(folder, RELEASED, 3, IDS) == 2
     assert folder.listed == 1 + len(years) + 2
+
+
+@pytest.mark.parametrize("body", [b"no label\n" * 500, b"x,y\n" * 500, b"{}\n" * 500, b"PK\3\4" + b"\n" * 500])
+def test_what_the_next_training_cannot_read_is_nothing_new_to_learn(body):
+    for name in ("a.jsonl", "b.csv", "readme.txt"):
+        assert acting.new_labels(Folder(**{f"labels/{name}": (RELEASED, body)}), RELEASED, 9, LabelColumns()) == 0
 
 
 def test_a_label_file_that_is_gone_again_says_nothing():
     folder = Folder(**{"labels/a.csv": (RELEASED, b"id\n1\n"), "labels/b.csv": (RELEASED, b"id\n1\n")})
     folder.gone = {"labels/a.csv"}
-    assert acting.new_labels(folder, RELEASED, 9) == 1
+    assert acting.new_labels(folder, RELEASED, 9, IDS) == 1
 
 
 @pytest.mark.parametrize("error", [REFUSED, BotoCoreError()])
@@ -116,7 +127,7 @@ def test_how_many_there_are_is_unknown_where_that_cannot_be_read(monkeypatch, er
 
     folder = Folder(**{"labels/a.csv": (RELEASED, b"id\n1\n")})
     monkeypatch.setattr(Folder, name, fails)
-    assert acting.new_labels(folder, RELEASED, 9) is None
+    assert acting.new_labels(folder, RELEASED, 9, IDS) is None
 
 
 def test_what_nobody_knows_holds_nothing_up_and_is_said(s3, pipeline, monkeypatch):
@@ -160,13 +171,13 @@ def test_the_same_labels_start_one_retraining(s3, pipeline, monkeypatch):
 
     real = aws.Bucket.items
     monkeypatch.setattr(aws.Bucket, "items", items)
-    s3.put_object(Bucket=BUCKET, Key="labels/bank.csv", Body=b"id\n1\n2\n")
+    s3.put_object(Bucket=BUCKET, Key="labels/bank.csv", Body=HEAD + b"1,1,\n2,1,\n")
     assert at(monkeypatch, NOON - 3600)["decision"]["reasons"] == ["NOTHING_NEW_TO_LEARN"]
-    s3.put_object(Bucket=BUCKET, Key="labels/bank.csv", Body=b"id\n1\n2\n3\n")
+    s3.put_object(Bucket=BUCKET, Key="labels/bank.csv", Body=HEAD + b"1,1,\n2,1,\n3,1,\n")
     assert at(monkeypatch, NOON)["decision"]["reasons"] == ["START"]
     pipeline.executions[0]["status"] = "Failed"
     assert at(monkeypatch, NOON + 2 * 3600)["decision"]["reasons"] == ["NOTHING_NEW_TO_LEARN"]
-    s3.put_object(Bucket=BUCKET, Key="labels/late.csv", Body=b"id\n1\n2\n3\n")
+    s3.put_object(Bucket=BUCKET, Key="labels/late.csv", Body=HEAD + b"1,1,\n2,1,\n3,1,\n")
     assert at(monkeypatch, NOON + 3 * 3600)["decision"]["reasons"] == ["START"]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import lambdas_kit
 import numpy as np
@@ -32,15 +34,25 @@ BASELINE = {"model_version": VERSION, "performance": KNOWN}
 POLICY = {"truth_delay_days": 7, "min_truth": 100}
 
 
+class Item(NamedTuple):
+    key: str
+    etag: str
+    modified: float
+
+
 class Bucket:
     """Objects in memory, and what was done with them."""
 
-    def __init__(self, objects=()):
+    def __init__(self, objects=(), came=()):
         self.objects = dict(objects)
+        self.came = dict(came)  # when each object did; what was put since the last check came just before the next
         self.reads, self.writes = [], []
+        self.now = moment(0)
 
-    def keys(self, prefix, after=""):
-        return iter(sorted(key for key in self.objects if key.startswith(prefix) and key > after))
+    def items(self, prefix, after=""):
+        for key in sorted(key for key in self.objects if key.startswith(prefix) and key > after):
+            etag = hashlib.md5(self.objects[key]).hexdigest()
+            yield Item(key, etag, self.came.setdefault((key, etag), self.now - 60))
 
     def read(self, key):
         self.reads.append(key)
@@ -59,7 +71,8 @@ class Bucket:
         self.writes.clear()
         now = (FIRST + day + 0.5) * DAY
         put = None if dry else self.put
-        return truth.performance_of(self.keys, self.read, ENDPOINT, baseline, now, policy, put)
+        self.now = now
+        return truth.performance_of(self.items, self.read, ENDPOINT, baseline, now, policy, put)
 
     def days(self):
         return {day: Cohort.from_dict(one["counts"]) for day, one in json.loads(self.objects[STATE])["days"].items()}
@@ -304,11 +317,12 @@ def test_a_banks_own_columns_are_read_as_the_release_says():
     bucket, _ = served()
     bucket.objects[f"labels/{hour(14)}/bank.csv"] = b"payment,booked\ntx-1-2,2026-03-15\ntx-1-3,2026-03-15\n"
     blind = Bucket(bucket.objects)
-    assert blind.check(15)["summary"]["notes"][-1].startswith("1 lines of label files cannot be read")
+    assert blind.check(15)["summary"]["notes"][-1].startswith("2 lines of label files cannot be read")
     now = (FIRST + 15.5) * DAY
     for columns in (["payment", "", "booked"], ("payment", "", "")):
-        mine = Bucket(bucket.objects)
-        truth.performance_of(mine.keys, mine.read, ENDPOINT, BASELINE, now, POLICY, mine.put, columns)
+        mine = Bucket(bucket.objects, bucket.came)
+        mine.now = now
+        truth.performance_of(mine.items, mine.read, ENDPOINT, BASELINE, now, POLICY, mine.put, columns)
         assert mine.days()[str(FIRST + 1)].frauds == 2
 
 
@@ -363,7 +377,7 @@ def test_of_two_checks_at_once_one_wins_and_nothing_is_lost():
     bucket, payments = served()
     bucket.report(f"{hour(15)}/a.jsonl", ("tx-1-1", 1, moment(15)))
     bucket.check(15)
-    slow = Bucket(bucket.objects)  # reads now, and is overtaken
+    slow = Bucket(bucket.objects, bucket.came)  # reads now, and is overtaken
     bucket.report(f"{hour(15)}/b.jsonl", ("tx-1-2", 1, moment(15)))
     bucket.check(15)
     slow.report(f"{hour(15)}/c.jsonl", ("tx-1-3", 1, moment(15)))
@@ -387,8 +401,9 @@ def test_a_check_that_dies_is_made_good_by_the_next(died):
             raise OSError("gone")
         bucket.put(key, body)
 
+    bucket.now = moment(6, 1)
     with pytest.raises(OSError, match="gone"):
-        truth.performance_of(bucket.keys, bucket.read, ENDPOINT, BASELINE, moment(6, 1), POLICY, put)
+        truth.performance_of(bucket.items, bucket.read, ENDPOINT, BASELINE, moment(6, 1), POLICY, put)
     bucket.check(6)
     assert bucket.days() == expected(payments, {name: (bad, moment(6)) for name, (_, _, bad) in payments.items()})
 
@@ -413,8 +428,9 @@ def test_a_failed_read_is_no_silence():
             raise ConnectionError(key)
         return bucket.read(key)
 
+    bucket.now = moment(5)
     with pytest.raises(ConnectionError):
-        truth.performance_of(bucket.keys, read, ENDPOINT, BASELINE, moment(5), POLICY, bucket.put)
+        truth.performance_of(bucket.items, read, ENDPOINT, BASELINE, moment(5), POLICY, bucket.put)
     bucket.check(5)
     assert sum(one.frauds for one in bucket.days().values()) == 1
 
@@ -422,13 +438,13 @@ def test_a_failed_read_is_no_silence():
 def test_a_label_file_that_vanished_does_not_stop_the_check():
     bucket, _ = served(5)
 
-    def keys(prefix, after=""):
-        yield from bucket.keys(prefix, after)
+    def items(prefix, after=""):
+        yield from bucket.items(prefix, after)
         if prefix == "labels/" and not after.endswith(("2026", "2027")):
-            yield "labels/zz.csv"
+            yield Item("labels/zz.csv", "", moment(4))
 
     now = moment(5)
-    assert truth.performance_of(keys, bucket.read, ENDPOINT, BASELINE, now, POLICY, bucket.put)["rules"] == []
+    assert truth.performance_of(items, bucket.read, ENDPOINT, BASELINE, now, POLICY, bucket.put)["rules"] == []
 
 
 def test_days_that_are_no_longer_shown_are_forgotten():
@@ -459,7 +475,7 @@ def test_a_day_of_half_a_million_payments_is_counted_soon():
     n = 500_000
     rows = np.empty(n, truth.SCORE)
     rows["id"], rows["score"], rows["second"] = np.sort(rng.integers(0, 2**63, n)), rng.random(n), 0
-    reports = np.zeros(2_500, truth.REPORT)
+    reports = np.zeros(2_500, truth.report_type(60))
     reports["id"], reports["label"] = rows["id"][::200], 1
     found = truth.count(rows, reports, FIRST, THRESHOLD)
     assert (found.n, found.frauds, found.told) == (n, 2_500, 2_500)

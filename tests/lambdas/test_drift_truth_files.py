@@ -40,8 +40,8 @@ def test_many_old_files_are_listed_once_a_day_and_unread_ones_until_they_are_rea
     for k in range(10):
         row = f"inference_id,label,label_time\ntx-1-{k},1,2026-03-15T00:00:00Z\n"
         bucket.objects[f"labels/2025/{k:02}.csv"] = row.encode()
-    listed, real = [], bucket.keys
-    bucket.keys = lambda prefix, after="": listed.append((prefix, after)) or real(prefix, after)
+    listed, real = [], bucket.items
+    bucket.items = lambda prefix, after="": listed.append((prefix, after)) or real(prefix, after)
     for turn, frauds in enumerate((4, 8, 10, 10, 10)):
         listed.clear()
         found = bucket.check(16)
@@ -68,9 +68,10 @@ def test_a_label_from_the_future_is_refused_since_nothing_could_correct_it():
 # -- the state
 
 BROKEN = [
-    b"{", b"[]", b"null", b"5", b'"x"', b'{"format": 0}', b'{"format": 1}', b'{"format": 1, "days": {"1": {}}}',
-    b'{"format": 1, "days": 5}', b'{"format": 1, "days": {}, "since": 5}', b'{"format": 1, "days": {}, "seen": 5}',
-    b'{"format": 1, "days": {}, "seen": [5]}', b'{"format": 1, "days": {}, "waiting": null}',
+    b"{", b"[]", b"null", b"5", b'"x"', b'{"format": 0}', b'{"format": 2}', b'{"format": 2, "days": {"1": {}}}',
+    b'{"format": 2, "days": 5}', b'{"format": 2, "days": {}, "since": 5}', b'{"format": 2, "days": {}, "seen": 5}',
+    b'{"format": 2, "days": {}, "seen": [5]}', b'{"format": 2, "days": {}, "waiting": null}',
+    b'{"format": 2, "days": {}, "bad": {"labels/a.csv": "x"}}', b'{"format": 2, "days": {}, "bad": [5]}',
 ]  # fmt: skip
 
 

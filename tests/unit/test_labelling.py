@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud.labels import GroundTruth, LabelColumns, parse_label_csv, resolve
+from fraud.label_files import read_label_file
+from fraud.labels import GroundTruth, LabelColumns, resolve
 from fraud.pipeline import labelling, truth
 from fraud.pipeline.labelling import DAY, Ends, Policy
 
@@ -182,9 +183,9 @@ def test_the_review_slice_is_random_unknown_and_can_be_delivered_back():
     assert drawn.height == 30 and set(drawn["inference_id"]) < unknown
     assert drawn.equals(labelling.review_slice(found.rows.reverse(), 30))
     body = drawn.write_csv().replace(",,", ",1,").encode()
-    labels, problems = parse_label_csv(body, "labels/review.csv", LabelColumns(), 9.0)
+    labels, problems = read_label_file(body, "labels/review.csv", LabelColumns(), 9.0)[:2]
     assert len(labels) == 30 and not problems
-    assert parse_label_csv(drawn.write_csv().encode(), "labels/review.csv", LabelColumns(), 9.0) == ([], [])
+    assert read_label_file(drawn.write_csv().encode(), "labels/review.csv", LabelColumns(), 9.0) == ([], [], "")
 
 
 STATEMENTS = st.lists(

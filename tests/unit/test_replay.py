@@ -136,7 +136,6 @@ def test_truth_comes_from_lines_and_from_a_banks_csv(run: SimpleNamespace) -> No
     folder = f"labels/{now():%Y/%m/%d/%H}"
     run.storage.put(f"{folder}/bank.csv", b"payment,bad\np-1,1\np-2,\np-3,0\n")
     run.storage.put(f"{folder}/usual.csv", b"inference_id,label,label_time\np-4,1,2026-01-01T00:00:00Z\n")
-    since = now().timestamp() - 3600
-    found = scored.truth(run.storage, since, ["payment", "bad", ""])
+    found = scored.truth(run.storage, ["payment", "bad", ""])
     assert {name: one.label for name, one in found.items()} == {"p-1": 1, "p-3": 0}
-    assert {name: one.label for name, one in scored.truth(run.storage, since).items()} == {"p-4": 1}
+    assert {name: one.label for name, one in scored.truth(run.storage).items()} == {"p-4": 1}

@@ -109,6 +109,13 @@ def test_archives_notebook_and_report_and_commits_once_all_recorded(house, tmp_p
         runner.run("local", run_id="r1")
 
 
+def test_what_a_notebook_warns_of_stands_on_the_console_beside_its_mark(house):
+    put("runs/r1/01_first.json", json.dumps({"warnings": ["labels/bank.csv: nothing of it\n\x1b[2J"]}).encode())
+    lines = []
+    runner.run("local", run_id="r1", only=["01_first"], echo=lines.append)
+    assert lines[-2].startswith("✓ 01_first") and lines[-1] == "! labels/bank.csv: nothing of it ⟨U+001B⟩[2J"
+
+
 def test_without_records_nothing_is_committed(house):
     runner.run("local", run_id="r1")
     assert "runs/r1/COMMITTED" not in keys()

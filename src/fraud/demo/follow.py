@@ -22,7 +22,7 @@ from fraud.pipeline.storage import Storage
 from fraud.pipeline.where import client
 
 RUNNING = ("InProgress", "Stopping")
-SHOWN = ("▸", "✓", "✗", "Error")
+SHOWN = ("▸", "✓", "✗", "!", "Error")
 LAST_LINES = 20
 LONGEST = 1_800.0  # seconds an execution may take
 

@@ -130,7 +130,7 @@ def compare(run: Run, p: SimpleNamespace) -> Comparison:
         return Comparison(())
     since = seconds(test["since"])
     schema = Schema.from_json(run.storage.get(release["schema_key"]))
-    truth = scored.truth(run.storage, since, release.get("label_columns"))
+    truth = scored.truth(run.storage, release.get("label_columns"))
     both = {"champion": release, "challenger": test}
     said: dict[str, list[tuple[float, float]]] = {one["model_version"]: [] for one in both.values()}
     variants = (VARIANT, CHALLENGER)

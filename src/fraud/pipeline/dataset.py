@@ -25,6 +25,7 @@ from fraud.pipeline.live import Elsewhere
 from fraud.pipeline.roles import Roles
 from fraud.pipeline.runs import Run
 from fraud.pipeline.storage import Storage, join
+from fraud.plaintext import shown
 from fraud.schema import Schema
 
 
@@ -58,6 +59,8 @@ class MergeResult:
         ``model_version``, ``rows``, ``absent`` columns, ``retyped`` values and how the rows were ``taken``.
     bad_lines : list of dict
         ``{"file", "line", "reason"}`` of captured and label lines that could not be read.
+    label_files : list of dict
+        Label files with lines that could not be read, as `fraud.pipeline.truth.unreadable` tells them.
     notes : list of str
         What a person should know.
     time_span : tuple of float
@@ -88,6 +91,7 @@ class MergeResult:
     ends: dict[str, Any]
     versions: pl.DataFrame
     bad_lines: list[dict[str, Any]]
+    label_files: list[dict[str, Any]]
     notes: list[str]
     time_span: tuple[float, float]
     content_sha256: str
@@ -112,6 +116,17 @@ class MergeResult:
             return f"No day's truth is complete yet, so no policy can be judged. In force is **{chosen}**."
         return f"{'; '.join(told)}. In force is **{chosen}**."
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the console says beside the mark of success: each label file with lines that could not be read."""
+        return truth.warnings_of(self.label_files)
+
+    def labels_sentence(self) -> str:
+        """Say which label files could not be read, for the notebook."""
+        told = [f"`{shown(text, 400).replace('`', '´')}`" for text in self.warnings]  # a key may hold anything
+        lines = f"{self.counts['bad_label_lines']:,} of {self.counts['label_lines']:,} lines of label files"
+        return f"{lines} could not be read. {' '.join(told)}"
+
     def check_quality(self, gate: str) -> str:
         """Say what was found in one sentence, or stop the run: see `fraud.pipeline.quality.check`."""
         return quality.check(self.findings, gate)
@@ -128,6 +143,7 @@ class MergeResult:
             "confident_ends": self.ends,
             "versions": self.versions.to_dicts(),
             "notes": self.notes,
+            "warnings": self.warnings,
             "time_span": list(self.time_span),
             "content_sha256": self.content_sha256,
             "as_of": self.as_of,
@@ -229,7 +245,10 @@ def build(
     )
     repeated = past.holding(storage, traffic.rows["__id"])["__id"]
     rows = traffic.rows.filter(~pl.col("__id").is_in(repeated.implode()))
-    known = truth.read(storage, moment, how.columns, max_bad_share)
+    known = truth.read(storage, moment, how.columns)
+    live.quarantine(storage, run_id, traffic.bad + known.statements.bad)
+    truth.check(known.statements, max_bad_share)
+    unreadable = truth.unreadable(known.statements)
     labelled = labelling.label(rows, known.newest, moment, how.policy, past.rows)
     labelled.history, unknown = _beyond(storage, past, rows, known)
     sources = {"history": past.rows} | {
@@ -273,7 +292,7 @@ def build(
         "pseudo_labels_capped": labelled.capped,
         "already_in_history": repeated.len(),
         "converted_tables": past.converted,
-        "converted_label_files": known.converted,
+        "converted_label_files": known.statements.converted,
     }
     return MergeResult(
         rows=document["rows"],
@@ -291,11 +310,13 @@ def build(
             leaks=past.leaks,
             exclude=exclude_columns,
             impossible_times=traffic.counts["impossible_times"],
+            label_files=unreadable,
         ),
         counterfactual=labelled.counterfactual,
         ends={"low": labelled.ends.low, "high": labelled.ends.high, "rows": labelled.ends.rows},
         versions=merged_tables.versions(traffic.versions, traffic.counts["foreign"], exclude_columns),
-        bad_lines=traffic.bad + known.bad,
+        bad_lines=traffic.bad + known.statements.bad,
+        label_files=unreadable,
         notes=past.notes,
         time_span=(min(times), max(times)),
         content_sha256=frozen["content_sha256"] if frozen else document["content_sha256"],

@@ -206,11 +206,17 @@ def compact(
         indexes += conversion.compact(storage, work)
     live = _gather(sorted(indexes, key=lambda index: index.key), start, end)
     live.counts["converted"] = sum(len(chunk.items) for chunk in work)
-    if live.bad and run_id:
-        lines = [json.dumps(entry, sort_keys=True, ensure_ascii=False) for entry in live.bad]
-        storage.put(join("runs", run_id, "data/quarantine.jsonl"), ("\n".join(lines) + "\n").encode())
+    if run_id:
+        quarantine(storage, run_id, live.bad)
     check_bad_share(live.bad, live.counts["lines"], max_bad_share, "captured")
     return live
+
+
+def quarantine(storage: Storage, run_id: str, bad: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the list of lines that could not be read with the run, where there are any."""
+    if bad:
+        lines = [json.dumps(entry, sort_keys=True, ensure_ascii=False) for entry in bad]
+        storage.put(join("runs", run_id, "data/quarantine.jsonl"), ("\n".join(lines) + "\n").encode())
 
 
 def check_bad_share(bad: Sequence[Mapping[str, Any]], lines: int, max_bad_share: float, what: str) -> None:

@@ -186,6 +186,14 @@ def compact(storage: Storage, chunk: Chunk, mark: str, convert: Convert, indexed
     return _write(storage, chunk, mark, _make(convert, indexed, _read(storage, chunk)))
 
 
+def convert_only(storage: Storage, chunk: Chunk, mark: str, convert: Convert) -> Index:
+    """As `compact` without a part, but nothing is written: for those who only look."""
+    table, about = convert(_read(storage, chunk))
+    # As a stored index comes back: tuples have become lists.
+    about = json.loads(json.dumps(about | {"sources": [[item.key, item.etag, item.size] for item in chunk.items]}))
+    return Index("", about, table)
+
+
 def compact_all(
     storage: Storage, chunks: Sequence[Chunk], mark: str, convert: Convert, indexed: Sequence[str] = ()
 ) -> Iterator[Index]:

@@ -12,9 +12,13 @@ from fraud.errors import DataError
 from fraud.schema import CATEGORY, Schema
 
 FINDINGS = {"column": pl.String, "finding": pl.String, "share": pl.Float64, "detail": pl.String}
-SERIOUS = ("missing", "renamed", "empty", "retyped", "impossible time", "runs with time", "tells the label")
+SERIOUS = (
+    "missing", "renamed", "empty", "retyped", "impossible time", "runs with time", "tells the label",
+    "unreadable labels",
+)  # fmt: skip
 """Findings that the gate fails on; the others are for a person to judge."""
 KINDS = {"number": ("int", "float"), "boolean": ("bool",), "category": ("text",)}
+FILES = 20  # label files that are named one by one
 ALIKE = 0.6  # of difflib's ratio, from which a new name may be a lost one's
 
 
@@ -27,6 +31,7 @@ def find(
     leaks: Sequence[Mapping[str, Any]] = (),
     exclude: Sequence[str] = (),
     impossible_times: int = 0,
+    label_files: Sequence[Mapping[str, Any]] = (),
 ) -> pl.DataFrame:
     """Compare live columns with the schema of the released model, or with the history when there is none.
 
@@ -46,12 +51,15 @@ def find(
         Columns that no model sees.
     impossible_times : int
         Live rows that were scored at another time than their file says.
+    label_files : sequence of mapping
+        Label files with lines that cannot be read, as `fraud.pipeline.truth.unreadable` tells them.
 
     Returns
     -------
     DataFrame
         ``column``, ``finding`` (missing, renamed, new, retyped, empty, constant, new categories, impossible time, runs
-        with time, tells the label), ``share`` of the rows it concerns, ``detail``; serious ones first.
+        with time, tells the label; of a file in place of a column: unreadable labels, where nothing of it can be read,
+        or unreadable lines), ``share`` of the rows it concerns, ``detail``; serious ones first.
     """
     rows, live = int(profile.get("rows", 0)), dict(profile.get("columns", {}))
     found: list[tuple[str, str, float, str]] = []
@@ -98,6 +106,12 @@ def find(
             found.append((str(leak["column"]), "tells the label", 1.0, f"AUC {leak['auc']} alone, by {leak['why']}"))
     for name in sorted({name for source in sources for name in _running(source)} - set(exclude)):
         found.append((name, "runs with time", 1.0, "it only tells when; exclude it, or every new day looks like drift"))
+    for file in label_files[:FILES]:
+        detail = f"{file['lines']:,} of {file['of']:,} lines, the first is line {file['first']}: {file['reason']}"
+        what = "unreadable labels" if file["lines"] == file["of"] else "unreadable lines"
+        found.append((str(file["file"]), what, file["lines"] / file["of"], detail))
+    if more := label_files[FILES:]:
+        found.append(("labels/", "unreadable lines", 1.0, f"{len(more):,} more files; see quarantine.jsonl"))
     order = pl.col("finding").is_in(SERIOUS)
     return pl.DataFrame(found, schema=FINDINGS, orient="row").sort(~order, "finding", "column")
 

@@ -134,7 +134,7 @@ def replay(run: Run, p: SimpleNamespace, champion: dict[str, Any] | None, model:
     scores = challenger.probabilities(matrix) if usable else np.zeros(0)
     known: dict[str, Any] = {}
     if champion and usable:
-        known = scored.truth(run.storage, min(record.time for record in usable), champion.get("label_columns"))
+        known = scored.truth(run.storage, champion.get("label_columns"))
     amount = challenger.schema.roles["amount"]
     rows = pd.DataFrame(
         {

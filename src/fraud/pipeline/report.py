@@ -199,7 +199,7 @@ def find(run: Run, p: SimpleNamespace) -> Findings:
         sketch=window.sketch,
         threshold=float(released["decision_threshold"]),
         traffic=_traffic(run, p.endpoint_name, (start, end), schema, model_version),
-        truth=scored.truth(run.storage, start, released.get("label_columns")),
+        truth=scored.truth(run.storage, released.get("label_columns")),
         costs=costs_of(metrics),
         importance=_importance(verdict, metrics),
         checks=[summary_of(one) for one in stored],

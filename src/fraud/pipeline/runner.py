@@ -26,6 +26,7 @@ from fraud.pipeline import history_page, outbox, parameters
 from fraud.pipeline.render import render_html
 from fraud.pipeline.runs import COMMITTED, Run, check_run_id, dumps, now
 from fraud.pipeline.where import endpoint, environment, where
+from fraud.plaintext import shown
 
 REPORTS = Path(os.environ.get("FRAUD_REPORTS") or parameters.ROOT / "reports")  # tests have theirs elsewhere
 REPORT = "04_drift_report"
@@ -197,6 +198,9 @@ def _execute(this: Run, step: str, values: dict[str, Any], cell_timeout: int, ec
         _archive(this, step, str(values.get("endpoint_name", "")))
     seconds = time.monotonic() - started
     echo(f"{'✗' if error else '✓'} {step} in {seconds:.0f} s")
+    if not error:
+        for warning in this.storage.read_json(this.key(f"{step}.json"), default={}).get("warnings", ()):
+            echo(f"! {shown(warning, 400)}")
     return Outcome(step, seconds, error)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from fraud.capture import Record, hour_prefixes, only_live, parse_file
 from fraud.errors import CaptureFormatError
-from fraud.labels import GroundTruth, in_hour_folder, label_columns, parse_label_csv, parse_label_file, resolve
-from fraud.pipeline.runs import now
+from fraud.labels import GroundTruth, label_columns
 from fraud.pipeline.storage import Storage
 from fraud.pipeline.strategies import VARIANT
+from fraud.pipeline.truth import read_statements, settle
 from fraud.schema import Schema
 
 
@@ -52,25 +51,14 @@ def records(
         yield from (record for record in live if record.fraud_probability is not None)
 
 
-def truth(storage: Storage, since: float, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Ground truth that arrived since a moment, the newest of each inference id; what cannot be read is left out.
+def truth(storage: Storage, columns: Sequence[str] | None = None) -> dict[str, GroundTruth]:
+    """Ground truth that has arrived, the newest of each inference id; what cannot be read is left out.
 
     Parameters
     ----------
     storage : Storage
-    since : float
-        Seconds since 1970.
     columns : sequence of str, optional
-        ``label_columns`` of a release, for CSV files.
+        ``label_columns`` of a release, for tables.
     """
-    first = dt.datetime.fromtimestamp(since - 3600, dt.UTC)
-    said: list[GroundTruth] = []
-    for key in storage.list_keys("labels/"):
-        if in_hour_folder(key) and key < f"labels/{first:%Y/%m/%d/%H}":
-            continue  # a bank's CSV has any name, and may stand anywhere
-        if key.endswith(".csv"):
-            found, _ = parse_label_csv(storage.get(key), key, label_columns(columns), now().timestamp())
-        else:
-            found, _ = parse_label_file(storage.get(key), key)
-        said += found
-    return dict(resolve(said))
+    newest, _ = settle(read_statements(storage, label_columns(columns), keep=False).rows, math.inf)
+    return {row[0]: GroundTruth(*row) for row in newest.iter_rows()}
