@@ -14,7 +14,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 
-from fraud import api
+from fraud import api, conditional
 from fraud.caller import caller_of
 from fraud.errors import EndpointError
 from fraud.release import Releases, threshold_of, variants_of
@@ -22,8 +22,8 @@ from fraud.release import Releases, threshold_of, variants_of
 JSON = "application/json"
 # Two attempts of 1 + 3 s stay far inside API Gateway's 29 s; botocore's own defaults wait for minutes.
 PATIENCE = Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 2, "mode": "standard"})
+LABEL_ATTEMPTS = 4  # at a write that meets others at the same instant: a second at most
 NO_SUCH_VARIANT = {"ValidationError", "ValidationException"}
-ALREADY_THERE = {"412", "PreconditionFailed"}
 # Metrics travel in the log line, as CloudWatch's embedded metric format; so no call stands in a request's way.
 NAMESPACE, SERVICE = "Fraud/Api", "inference"
 UNITS = {
@@ -147,14 +147,18 @@ class Service:
 
     def labels(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Keep ground truth; the same request again changes nothing."""
-        truths = api.read_labels(body, time.time())
-        key, content = api.label_object(truths, body)
-        try:
-            self.s3.put_object(Bucket=self.settings.bucket, Key=key, Body=content, ContentType=JSON, IfNoneMatch="*")
+        now = time.time()
+        truths = api.read_labels(body, now)
+        key, content = api.label_object(truths, body, now)
+
+        def put() -> str:
+            given = {"Body": content, "ContentType": JSON, "IfNoneMatch": "*"}
+            return str(self.s3.put_object(Bucket=self.settings.bucket, Key=key, **given).get("ETag", ""))
+
+        try:  # the key names the request: what is there was sent by it, or by one that says the same
+            conditional.write(put, lambda: None, attempts=LABEL_ATTEMPTS)
         except Exception as error:
-            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-            if code not in ALREADY_THERE:
-                raise EndpointError("The labels could not be stored; send them again.", 503, 2) from error
+            raise EndpointError("The labels could not be stored; send them again.", 503, 2) from error
         return 202, {"stored": len(truths), "key": key}
 
     def openapi(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:

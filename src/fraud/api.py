@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraud.errors import EndpointError, InvalidRequestError
-from fraud.labels import TOLERANCE, GroundTruth, render_label_line
-from fraud.moment import iso, seconds
+from fraud.labels import TOLERANCE, GroundTruth, hour_folder, render_label_line
+from fraud.moment import seconds
 from fraud.schema import FieldError, Schema, category_text, showable
 from fraud.strictjson import parse_json
 
@@ -250,19 +250,28 @@ def read_labels(body: bytes, now: float) -> list[GroundTruth]:
     return truths
 
 
-def label_object(truths: Sequence[GroundTruth], body: bytes) -> tuple[str, bytes]:
+def label_object(truths: Sequence[GroundTruth], body: bytes, now: float) -> tuple[str, bytes]:
     """Object that keeps some truths.
+
+    Parameters
+    ----------
+    truths : sequence of GroundTruth
+        Of the request; each keeps its own time.
+    body : bytes
+        The request.
+    now : float
+        When it came (seconds since 1970, UTC).
 
     Returns
     -------
     key : str
-        Under the hour of the newest truth; the same for the same request, so that its repetition changes nothing.
+        Under the hour in which the request came, where readers look for what is new; the same for the same request,
+        so that its repetition changes nothing. An hour later it says the same again, and is counted as repeated.
     content : bytes
         JSON lines of SageMaker's ground-truth schema.
     """
-    hour = iso(max(truth.time for truth in truths))[:13].replace("-", "/").replace("T", "/")
     name = uuid.uuid5(uuid.NAMESPACE_OID, body.decode())
-    return f"labels/{hour}/{name}.jsonl", "".join(f"{render_label_line(truth)}\n" for truth in truths).encode()
+    return f"{hour_folder(now)}{name}.jsonl", "".join(f"{render_label_line(truth)}\n" for truth in truths).encode()
 
 
 def read_answer(body: bytes, rows: int, known: Sequence[str]) -> tuple[list[dict[str, Any]], str]:

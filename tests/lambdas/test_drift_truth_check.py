@@ -4,10 +4,12 @@ import datetime as dt
 import json
 
 from drift_check_kit import NOON, app, capture, metric, stored, tick
+from inference_kit import call
 from lambdas_kit import BASELINE, BUCKET, ENDPOINT, RELEASE, keys, put
 
-from fraud.capture import parse_file
+from fraud.capture import encode_line, parse_file
 from fraud.labels import GroundTruth, render_label_line
+from fraud.moment import iso
 from fraud.performance import reference
 
 DAY = 86_400
@@ -53,3 +55,35 @@ def test_frauds_that_the_model_missed_are_drift_once_their_week_is_mature(s3, pi
     assert (week["n"], week["frauds"], week["truth"]) == (500, 60, 60)
     assert metric("Drift") == 1
     json.dumps(verdict, allow_nan=False)
+
+
+def reports(s3):
+    """Of the payments, as the check counts them."""
+    (key,) = keys(s3, f"drift/{ENDPOINT}/truth/run-1/state.json")
+    days = json.loads(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())["days"].values()
+    return sum(day["counts"]["told"] for day in days)
+
+
+def test_labels_that_come_days_after_they_were_known_are_judged_wherever_they_are_filed(
+    s3, pipeline, service, monkeypatch
+):
+    """Posted daily, five days old; or put by hand into the folder of an hour long ago."""
+    put(s3, RELEASE["baseline_key"], BASELINE | {"performance": KNOWN})
+    names = [f"p{k}" for k in range(200)]
+    lines = [
+        encode_line([{"TransactionAmt": 70.0, "card4": "visa", "is_new": True}], [0.1], event_id=f"e-{name}",
+                    inference_ids=[name], time=NOON - 3600, model_version="run-1")
+        for name in names
+    ]  # fmt: skip
+    key = f"data-capture/{ENDPOINT}/AllTraffic/2026/01/02/11/00-00-000-0f.jsonl"
+    s3.put_object(Bucket=BUCKET, Key=key, Body=b"".join(lines))
+    at(monkeypatch, NOON)
+    for day in range(1, 11):
+        if day >= 6:
+            known = iso(NOON + (day - 5) * DAY)
+            body = {"labels": [{"inference_id": names[day], "label": 1, "time": known}]}
+            assert call("POST", "/labels", json.dumps(body))[0] == 202
+            row = f"inference_id,label,label_time\n{names[100 + day]},1,{known}\n"
+            s3.put_object(Bucket=BUCKET, Key=f"labels/2026/01/0{day - 4}/12/hand{day}.csv", Body=row.encode())
+        at(monkeypatch, NOON + day * DAY)
+        assert reports(s3) == 2 * max(0, day - 5), day

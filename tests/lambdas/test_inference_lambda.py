@@ -176,7 +176,8 @@ def test_a_release_that_cannot_be_used_is_503(s3, service, change):
 # ------------------------------------------------------------------------------------------------ labels
 
 
-def test_labels_are_stored_once(s3, service):
+def test_labels_are_stored_once(s3, service, monkeypatch):
+    monkeypatch.setattr(app.time, "time", lambda: 1_767_605_400.0)  # 2026-01-05T09:30:00Z
     body = json.dumps(
         {
             "labels": [
@@ -188,7 +189,7 @@ def test_labels_are_stored_once(s3, service):
     first, second = call("POST", "/labels", body), call("POST", "/labels", body)
     assert first[:2] == second[:2] == (202, {"stored": 2, "key": first[1]["key"]})
     assert keys(s3, "labels/") == [first[1]["key"]]
-    assert first[1]["key"].startswith("labels/2026/01/02/03/")
+    assert first[1]["key"].startswith("labels/2026/01/05/09/")  # when they came
     lines = s3.get_object(Bucket=BUCKET, Key=first[1]["key"])["Body"].read().splitlines()
     assert json.loads(lines[0]) == {
         "groundTruthData": {"data": "1", "encoding": "CSV"},

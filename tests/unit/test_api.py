@@ -8,7 +8,8 @@ import pytest
 
 from fraud import api
 from fraud.errors import EndpointError, InvalidRequestError
-from fraud.labels import GroundTruth
+from fraud.label_files import read_label_file
+from fraud.labels import GroundTruth, LabelColumns
 from fraud.schema import Feature, Schema
 
 SCHEMA = Schema(
@@ -169,14 +170,15 @@ def test_bodies_that_are_no_labels(document):
         api.read_labels(json.dumps(document).encode(), NOW)
 
 
-def test_the_key_of_labels_follows_from_the_request():
-    truths = [GroundTruth("a", 1, NOW), GroundTruth("b", 0, 60.0)]
-    key, content = api.label_object(truths, b"body")
+def test_labels_are_filed_by_the_hour_in_which_they_came_and_keep_their_own_time():
+    truths = [GroundTruth("a", 1, NOW - 5 * 86_400), GroundTruth("b", 0, 60.0)]
+    key, content = api.label_object(truths, b"body", NOW)
     assert key.startswith("labels/2026/01/02/03/")
     assert key.endswith(".jsonl")
-    assert content.count(b"\n") == 2
-    assert api.label_object(truths, b"body") == (key, content)
-    assert api.label_object(truths, b"other")[0] != key
+    read = read_label_file(content, key, LabelColumns(), NOW)
+    assert read.labels == [truth._replace(source_key=key) for truth in truths]
+    assert api.label_object(truths, b"body", NOW) == (key, content)
+    assert api.label_object(truths, b"other", NOW)[0] != key
 
 
 def event(path="/predict", method="POST", **more):
