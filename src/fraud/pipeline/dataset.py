@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class MergeResult:
 
     def check_quality(self, gate: str) -> str:
         """Say what was found in one sentence, or stop the run: see `fraud.pipeline.quality.check`."""
-        return quality.check(self.findings, gate)
+        return html.escape(quality.check(self.findings, gate), quote=False)  # names of columns and files are anybody's
 
     def record(self) -> dict[str, Any]:
         """What the run record keeps: plain JSON without rows."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from fraud import plaintext
 from fraud.errors import DataError
 from fraud.schema import CATEGORY, Schema
 
@@ -144,7 +145,7 @@ def check(findings: pl.DataFrame, gate: str) -> str:
     serious = findings.filter(pl.col("finding").is_in(SERIOUS))
     if not serious.height:
         return f"Nothing serious was found; {findings.height} notes." if findings.height else "Nothing was found."
-    shown = ", ".join(f"{row['column']} ({row['finding']})" for row in serious.head(5).to_dicts())
+    shown = ", ".join(f"{plaintext.shown(row['column'], 400)} ({row['finding']})" for row in serious.head(5).to_dicts())
     more = f" and {serious.height - 5} more" if serious.height > 5 else ""
     sentence = f"{serious.height} serious finding{'s' * (serious.height > 1)} in the data: {shown}{more}"
     if gate == "fail":
