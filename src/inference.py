@@ -2,15 +2,13 @@
 
 Request ``{"transactions": [{…}], "inference_ids": ["…"], "reasons": false}``, answer ``{"predictions":
 [{"fraud_probability": 0.01}], "model_version": "…", "sha256": "…"}``. ``text/csv`` is rows in the schema's order,
-without a header; its answer is one probability a line. Whatever cannot be scored raises, which the container answers
-with 500: the Lambda before it refuses such requests with the reason.
+without a header; its answer is one probability a line. What a caller got wrong is answered with 4xx and the reason, as
+problem+json: it goes from function to function as a `Refusal`. Whatever raises is a fault of ours, and a 500.
 """
 
 from __future__ import annotations
 
-import csv
 import ctypes
-import io
 import json
 import os
 import struct
@@ -26,18 +24,10 @@ from fraud.errors import InvalidRequestError
 from fraud.schema import Schema
 from fraud.serving import libgomp, model_file
 from fraud.serving.calibration import calibrator
+from fraud.serving.request import CSV, JSON, Refusal, Request, answer_type, read, transactions_of
 
-JSON, CSV = "application/json", "text/csv"
 N_REASONS = 5
 _NORMAL_PREDICTION, _FLOAT64 = 0, 1  # constants of LightGBM's C interface
-
-
-class Request(NamedTuple):
-    """What ``input_fn`` understood: transactions of a JSON body, or cells of a CSV body."""
-
-    transactions: list[dict[str, Any]]
-    cells: list[list[str]]
-    reasons: bool = False
 
 
 class Prediction(NamedTuple):
@@ -158,68 +148,44 @@ def model_fn(model_dir: str) -> Model:
     )
 
 
-def input_fn(body: str | bytes, content_type: str) -> Request:
+def input_fn(body: str | bytes, content_type: str) -> Request | Refusal:
     """Read a request.
 
     Parameters
     ----------
     body : str or bytes
     content_type : str
-        ``application/json`` or ``text/csv``.
+        ``application/json`` or ``text/csv``, with any parameters.
 
     Returns
     -------
-    Request
-
-    Raises
-    ------
-    ValueError
-        When the body or its type cannot be read.
+    Request or Refusal
     """
-    kind = content_type.partition(";")[0].strip().lower()
-    text = body if isinstance(body, str) else body.decode()
-    if kind == CSV:
-        cells = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
-        if not cells:
-            raise ValueError("The body has no row.")
-        return Request([], cells)
-    if kind != JSON:
-        raise ValueError(f"The content type must be {JSON} or {CSV}.")
     try:
-        request = _read(text)
-    except RecursionError:
-        raise ValueError("The body is nested too deeply.") from None
-    transactions = request.get("transactions") if isinstance(request, dict) else None
-    if not isinstance(transactions, list) or not transactions or not all(isinstance(t, dict) for t in transactions):
-        raise ValueError('The body must be {"transactions": [{…}, …]} with at least one transaction.')
-    reasons = request.get("reasons", False)
-    if not isinstance(reasons, bool):
-        raise ValueError('"reasons" must be true or false.')
-    return Request(transactions, [], reasons)
+        return read(body, content_type)
+    except InvalidRequestError as error:
+        return Refusal(error)
 
 
-def predict_fn(request: Request, model: Model) -> Prediction:
+def predict_fn(request: Request | Refusal, model: Model) -> Prediction | Refusal:
     """Score a request.
 
     Parameters
     ----------
-    request : Request
+    request : Request or Refusal
     model : Model
 
     Returns
     -------
-    Prediction
-
-    Raises
-    ------
-    ValueError
-        When a value is of the wrong type or not finite.
+    Prediction or Refusal
     """
+    if isinstance(request, Refusal):
+        return request
     try:
-        transactions = request.transactions or [model.schema.coerce_csv(cells) for cells in request.cells]
-        rows = [model.schema.encode(transaction) for transaction in transactions]
+        transactions = transactions_of(request, model.schema)
     except InvalidRequestError as error:
-        raise ValueError(error.detail) from error
+        return Refusal(error)
+    rows = [model.schema.encode(transaction) for transaction in transactions]
     return Prediction(
         scores=model.scores(rows),
         reasons=model.reasons(rows) if request.reasons else None,
@@ -228,20 +194,27 @@ def predict_fn(request: Request, model: Model) -> Prediction:
     )
 
 
-def output_fn(prediction: Prediction, accept: str) -> tuple[str, str]:
-    """Write the answer: CSV when the request was CSV or the caller asks for it, else JSON.
+def output_fn(prediction: Prediction | Refusal, accept: str) -> tuple[str, str] | Refusal:
+    """Write the answer as the caller accepts it: by default CSV when the request was CSV, else JSON.
 
     Parameters
     ----------
-    prediction : Prediction
+    prediction : Prediction or Refusal
     accept : str
 
     Returns
     -------
-    body : str
-    content_type : str
+    (body, content_type) or Refusal
+        Reasons have no place in CSV.
     """
-    if prediction.is_csv or accept == CSV:
+    if isinstance(prediction, Refusal):
+        return prediction
+    own, other = (CSV, JSON) if prediction.is_csv else (JSON, CSV)
+    try:
+        kind = answer_type(accept, own, [other] if prediction.reasons is None else [])
+    except InvalidRequestError as error:
+        return Refusal(error)
+    if kind == CSV:
         return "".join(f"{score!r}\n" for score in prediction.scores), CSV
     if prediction.reasons is None:  # json.dumps would make an encoder for each answer to write the same characters
         items = ", ".join([f'{{"fraud_probability": {score!r}}}' for score in prediction.scores])
@@ -250,10 +223,3 @@ def output_fn(prediction: Prediction, accept: str) -> tuple[str, str]:
         predictions = [{"fraud_probability": score, "reasons": reasons} for score, reasons in pairs]
         items = json.dumps(predictions, allow_nan=False)[1:-1]
     return f'{{"predictions": [{items}], {prediction.model}', JSON
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON.")
-
-
-_read = json.JSONDecoder(parse_constant=_refuse_constant).decode  # json.loads would make one for each request

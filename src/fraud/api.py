@@ -31,7 +31,9 @@ TITLES = {
     400: "Bad request",
     404: "Not found",
     405: "Method not allowed",
+    406: "Not acceptable",
     413: "Too large",
+    415: "Unsupported media type",
     429: "Too many requests",
     500: "Internal error",
     502: "Bad gateway",
@@ -184,7 +186,7 @@ def read_prediction(body: bytes, schema: Schema) -> Prediction:
             errors.append(FieldError(f"inference_ids[{k}]", "repeats an earlier one"))
         else:
             ids[_inference_id(own, transaction, schema, ids)] = None
-    _raise_if(errors)
+    raise_if(errors)
     return Prediction(transactions, list(ids), bool(reasons), single)
 
 
@@ -246,7 +248,7 @@ def read_labels(body: bytes, now: float) -> list[GroundTruth]:
                 errors.append(FieldError(f"{where}.time", "lies before 1970"))
         if len(errors) == before:
             truths.append(GroundTruth(str(own), int(label or 0), moment))
-    _raise_if(errors)
+    raise_if(errors)
     return truths
 
 
@@ -386,9 +388,13 @@ def respond_problem(error: Exception) -> dict[str, Any]:
         status, detail, errors = error.status, error.detail, error.errors
     elif isinstance(error, EndpointError):
         status, detail, wait = error.status, error.detail, error.retry_after
+    return respond(status, problem(status, detail, errors), {"retry-after": str(wait)} if wait else {})
+
+
+def problem(status: int, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """Document of RFC 9457; ``errors`` names the fields at fault, without their values."""
     document = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail}
-    headers = {"retry-after": str(wait)} if wait else {}
-    return respond(status, document | ({"errors": errors} if errors else {}), headers)
+    return document | ({"errors": list(errors)} if errors else {})
 
 
 def describe_error(error: Exception) -> str:
@@ -407,7 +413,14 @@ def _mapping(found: object) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _raise_if(errors: Sequence[FieldError]) -> None:
+def raise_if(errors: Sequence[FieldError]) -> None:
+    """Refuse a request that has fields at fault; the first twenty are named.
+
+    Raises
+    ------
+    InvalidRequestError
+        Status 400.
+    """
     if errors:
         more = f"; the first {MAX_ERRORS} are named" if len(errors) > MAX_ERRORS else ""
         what = "1 field" if len(errors) == 1 else f"{len(errors):,} fields"

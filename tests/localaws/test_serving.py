@@ -67,6 +67,26 @@ def test_output_may_be_a_pair_text_or_bytes() -> None:
     assert call(echo(output_fn=lambda p, a: (b"\x00", "a/b")))[1:] == (b"\x00", "a/b")
 
 
+def test_output_may_answer_for_itself_with_a_status() -> None:
+    """As Flask takes a view's answer that is a WSGI application, its own ``Response`` among them."""
+
+    def refusal(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("422 Unprocessable", [("Content-Type", "a/b"), ("X-Path", environ["PATH_INFO"])])
+        return [b"not ", b"so"]
+
+    assert call(echo(output_fn=lambda p, a: refusal)) == (422, b"not so", "a/b")
+    user = serving.UserModule(module(transform_fn=lambda *_: refusal), "/m")
+    assert call(user) == (422, b"not so", "a/b")
+
+
+def test_an_answer_that_cannot_be_given_is_a_500() -> None:
+    def broken(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise ValueError("in the middle")
+
+    assert call(echo(output_fn=lambda p, a: broken))[0] == 500
+    assert call(echo(output_fn=lambda p, a: lambda environ, start_response: []))[0] == 500
+
+
 @pytest.mark.parametrize("where", ["input_fn", "predict_fn", "output_fn"])
 def test_an_exception_is_a_500_with_the_traceback_in_the_log_only(where: str, caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_: Any) -> None:

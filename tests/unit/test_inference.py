@@ -47,6 +47,17 @@ def ask(model, body, content_type="application/json", accept="application/json")
     return inference.output_fn(inference.predict_fn(inference.input_fn(body, content_type), model), accept)
 
 
+def refused(model, body, content_type="application/json", accept="application/json"):
+    """Status of the answer, which a WSGI application gives as the container's web framework calls it."""
+    seen = []
+    answer = b"".join(ask(model, body, content_type, accept)({}, lambda *given: seen.append(given)))
+    ((line, headers),) = seen
+    document = json.loads(answer)
+    assert dict(headers) == {"Content-Type": "application/problem+json", "Content-Length": str(len(answer))}
+    assert (line, document["detail"][-1:]) == (f"{document['status']} {document['title']}", ".")
+    return document["status"]
+
+
 def scores(model, transactions):
     answer, _ = ask(model, {"transactions": transactions})
     return [item["fraud_probability"] for item in json.loads(answer)["predictions"]]
@@ -136,22 +147,34 @@ def test_threads_do_not_mix_rows(served, golden):
         '{"transactions": [{}], "reasons": "yes"}', "[" * 100_000, b"\xff\xfe",
     ],
 )  # fmt: skip
-def test_what_has_no_score_raises_value_error(served, body):
-    with pytest.raises(ValueError):
-        ask(served, body)
+def test_what_has_no_score_is_refused(served, body):
+    text = body if isinstance(body, str) else body.decode(errors="replace")  # as the container does
+    assert refused(served, text) == refused(served, body, "application/json; charset=utf-8") == 400
 
 
 @pytest.mark.parametrize(
     "body", ["", "\n", "1,2\n", "1,2,3,4,visa,maybe,true", "inf,1,1,1,visa,true,true", "x,1,1,1,visa,true,true"]
 )
-def test_csv_without_a_score_raises_value_error(served, body):
-    with pytest.raises(ValueError):
-        ask(served, body, "text/csv")
+def test_csv_without_a_score_is_refused(served, body):
+    assert refused(served, body, "text/csv") == 400
 
 
-def test_other_content_types_raise_value_error(served):
-    with pytest.raises(ValueError, match="content type"):
-        ask(served, "{}", "application/x-npy")
+def test_other_types_are_refused(served, golden):
+    assert refused(served, "{}", "application/x-npy") == 415
+    assert refused(served, {"transactions": golden["transactions"][:1]}, accept="image/png") == 406
+
+
+def test_names_of_another_model_are_refused(served, golden):
+    transaction = golden["transactions"][0]
+    assert refused(served, {"transactions": [{name.upper(): value for name, value in transaction.items()}]}) == 400
+    required = next(feature.name for feature in served.schema.features if feature.required)
+    assert refused(served, {"transactions": [transaction | {required: None}]}) == 400
+
+
+def test_a_fault_of_the_model_is_no_refusal(served, golden, monkeypatch):
+    monkeypatch.setattr(served, "_score_row", lambda row: float("nan"))
+    with pytest.raises(ValueError, match="no probability"):
+        ask(served, {"transactions": golden["transactions"][:1]})
 
 
 # -- models that must not be served

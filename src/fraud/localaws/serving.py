@@ -6,7 +6,9 @@ gevent, and so that ``import fraud`` inside a model archive finds the archive's 
 The contract, as the public container has it: the user module named by ``SAGEMAKER_PROGRAM`` lies in the archive's
 ``code`` folder and may define ``model_fn(model_dir)``, ``input_fn(body, content_type)``, ``predict_fn(data, model)``,
 ``output_fn(prediction, accept)``, or ``transform_fn(model, body, content_type, accept)`` instead of the last three.
-JSON and CSV bodies arrive as text, all others as bytes. An exception in any of them is a 500.
+JSON and CSV bodies arrive as text, all others as bytes. An exception in any of them is a 500. A pair of body and
+content type is a 200; what can be called as a WSGI application (a ``Response`` of Flask's is one) answers for itself,
+with a status of its own.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 logger = logging.getLogger("serving")
 
@@ -35,10 +38,21 @@ TEXT_TYPES = frozenset({JSON, CSV})
 BROKEN_AT_START = 70
 """Exit code of an instance whose worker died before it could answer."""
 
-_REASONS = {200: "200 OK", 404: "404 NOT FOUND", 405: "405 METHOD NOT ALLOWED", 406: "406 NOT ACCEPTABLE"}
-_REASONS |= {415: "415 UNSUPPORTED MEDIA TYPE", 500: "500 INTERNAL SERVER ERROR"}
+Headers = list[tuple[str, str]]
 
-Answer = tuple[int, bytes, str]
+
+class Answer(NamedTuple):
+    """What goes back: status line, headers, body."""
+
+    status: str
+    headers: Headers
+    body: bytes
+
+    @classmethod
+    def of(cls, status: int, body: bytes, content_type: str) -> Answer:
+        """Make one of a status code and a content type."""
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        return cls(f"{status} {HTTPStatus(status).phrase.upper()}", headers, body)
 
 
 class UnsupportedFormatError(Exception):
@@ -111,33 +125,54 @@ class UserModule:
         self.output_fn = single["output_fn"] or default_output_fn
         self.model = module.model_fn(model_dir)
 
-    def answer(self, body: str | bytes, content_type: str, accept: str) -> Answer:
+    def answer(self, body: str | bytes, content_type: str, accept: str, environ: dict[str, Any]) -> Answer:
         """Run one request through the handlers; never raises."""
         try:
             if self.transform_fn is not None:
-                return _packed(self.transform_fn(self.model, body, content_type, accept), accept)
+                return _packed(self.transform_fn(self.model, body, content_type, accept), accept, environ)
             try:
                 data = self.input_fn(body, content_type)
             except UnsupportedFormatError as error:
                 return _refused(415, error)
             prediction = self.predict_fn(data, self.model)
             try:
-                return _packed(self.output_fn(prediction, accept), accept)
+                return _packed(self.output_fn(prediction, accept), accept, environ)
             except UnsupportedFormatError as error:
                 return _refused(406, error)
         except Exception:
             logger.exception("Exception on /invocations [POST]")
-            return 500, b"Internal Server Error", "text/plain"
+            return Answer.of(500, b"Internal Server Error", "text/plain")
 
 
-def _packed(result: Any, accept: str) -> Answer:
+def _packed(result: Any, accept: str, environ: dict[str, Any]) -> Answer:
+    if callable(result):
+        return _called(result, environ)
     body, content_type = result if isinstance(result, tuple) else (result, accept)
-    return 200, body.encode() if isinstance(body, str) else bytes(body), content_type
+    return Answer.of(200, body.encode() if isinstance(body, str) else bytes(body), content_type)
+
+
+def _called(application: Callable[..., Any], environ: dict[str, Any]) -> Answer:
+    """Answer of a WSGI application, read to its end."""
+    begun: list[tuple[str, Headers]] = []
+    parts: list[bytes] = []
+
+    def start_response(status: str, headers: Headers, *_: Any) -> Callable[[bytes], None]:
+        begun.append((status, headers))
+        return parts.append
+
+    pieces = application(environ, start_response)
+    parts += pieces
+    if hasattr(pieces, "close"):
+        pieces.close()
+    status, headers = begun[-1]
+    body = b"".join(parts)
+    kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+    return Answer(status, [*kept, ("Content-Length", str(len(body)))], body)
 
 
 def _refused(status: int, error: Exception) -> Answer:
     body = {"error": type(error).__name__, "error-message": str(error), "stack-trace": traceback.format_exc()}
-    return status, json.dumps(body).encode(), JSON
+    return Answer.of(status, json.dumps(body).encode(), JSON)
 
 
 def application(user: UserModule, default_accept: str = JSON) -> Callable[..., Iterable[bytes]]:
@@ -151,13 +186,13 @@ def application(user: UserModule, default_accept: str = JSON) -> Callable[..., I
             body: str | bytes = environ["wsgi.input"].read()
             if content_type in TEXT_TYPES:
                 body = body.decode("utf-8", "replace")  # the container's web framework replaces too
-            status, answer, answer_type = user.answer(body, content_type, default_accept if accept == "*/*" else accept)
+            answer = user.answer(body, content_type, default_accept if accept == "*/*" else accept, environ)
         elif path == "/ping":
-            status, answer, answer_type = 200, b"", JSON
+            answer = Answer.of(200, b"", JSON)
         else:
-            status, answer, answer_type = (405 if path == "/invocations" else 404), b"", "text/plain"
-        start_response(_REASONS[status], [("Content-Type", answer_type), ("Content-Length", str(len(answer)))])
-        return [answer]
+            answer = Answer.of(405 if path == "/invocations" else 404, b"", "text/plain")
+        start_response(answer.status, answer.headers)
+        return [answer.body]
 
     return app
 

@@ -41,7 +41,10 @@ def main(folder: Path) -> None:
     model = user.model_fn(str(folder / "model"))
     answers = []
     for body in json.loads((folder / "requests.json").read_bytes()):
-        answer, _ = user.output_fn(user.predict_fn(user.input_fn(body, JSON), model), JSON)
+        answered = user.output_fn(user.predict_fn(user.input_fn(body, JSON), model), JSON)
+        if not isinstance(answered, tuple):  # an answer with a status of its own, which is no score
+            raise ValueError("it refuses a golden row")
+        answer, _ = answered
         answers.append(answer if isinstance(answer, str) else bytes(answer).decode())
     (folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
     sys.stdout.flush()
