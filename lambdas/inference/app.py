@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutErr
 
 from fraud import api, conditional
 from fraud.caller import caller_of
-from fraud.errors import EndpointError
+from fraud.errors import EndpointError, ModelRefusalError
 from fraud.release import Releases, threshold_of, variants_of
 
 JSON = "application/json"
@@ -84,13 +84,23 @@ class Service:
         return 200, {"status": "ok", "model_version": self.releases.current()[0]["model_version"]}
 
     def predict(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Check, score, check again."""
+        """Check, score, check again; where the model refuses what was found good, by the release as it is now."""
+        try:
+            return self._predict(body, seen)
+        except ModelRefusalError:
+            self.releases.expire()  # its schema may have changed since; and of two models the other one may answer
+            return self._predict(body, seen)
+
+    def _predict(self, body: bytes, seen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         caller = seen.get("Caller", "")
         release, schema = self.releases.current()
         asked = api.read_prediction(body, schema)
         began = time.perf_counter()
         try:
             predictions, versions = self._score(asked, release, schema.names, caller)
+        except ModelRefusalError:  # the released model would not: what another one refuses, a person must decide
+            seen["CandidateExcess"] = seen.get("CandidateExcess", 0) + len(asked.transactions)
+            raise
         finally:
             seen["ModelLatency"] = milliseconds(began)
         thresholds = {version: threshold_of(release, version) for version in versions}
@@ -103,7 +113,7 @@ class Service:
             seen["ModelVersion"] = versions[0]
         pairs = zip(review, versions, strict=True)
         if theirs := [value for value, version in pairs if version != release["model_version"]]:
-            excess = sum(theirs) - self.settings.review_rate_limit * len(theirs)
+            excess = sum(theirs) - self.settings.review_rate_limit * len(theirs) + seen.get("CandidateExcess", 0)
             seen |= {"CandidateReview": theirs, "CandidateExcess": round(excess, 6)}
         return 200, document
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fraud.errors import EndpointError, InvalidRequestError
+from fraud.errors import EndpointError, InvalidRequestError, ModelRefusalError
 from fraud.labels import TOLERANCE, GroundTruth, hour_folder, render_label_line
 from fraud.moment import seconds
 from fraud.schema import FieldError, Schema, category_text, showable
@@ -361,7 +361,7 @@ def upstream_error(code: str, original_status: int | None = None, http_status: i
     """
     if code == "ModelError":  # SageMaker's own status says no more than the code; the container's does
         if original_status is not None and 400 <= original_status < 500 and original_status not in _UPSTREAM:
-            return InvalidRequestError("The model refuses this request.")
+            return ModelRefusalError()
         http_status = original_status if original_status in (408, 429) else 0
     elif _THROTTLED.search(code):
         http_status = 429

@@ -7,6 +7,7 @@
     x PlatformError            AWS, the local AWS, a port or the disk is not as needed
   + InvalidRequestError        a request body that cannot be answered: HTTP 4xx
   + EndpointError              the model cannot answer now: HTTP 429 or 5xx
+    x ModelRefusalError        it refused what the released model's schema accepts
   x ConflictError              somebody else wrote the document since it was read
   x CaptureFormatError         a captured line that cannot be read: quarantined, counted
   x QualityGateError           a model that must not be deployed: the endpoint stays as it is
@@ -81,6 +82,13 @@ class EndpointError(FraudError):
         self.detail = detail
         self.status = status
         self.retry_after = retry_after
+
+
+class ModelRefusalError(EndpointError):
+    """The endpoint refused a request that the released model's schema accepts: another model answers there."""
+
+    def __init__(self) -> None:
+        super().__init__("The model that answers now takes other fields than the released one; try again.", 503, 5)
 
 
 class ConflictError(FraudError):

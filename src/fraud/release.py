@@ -108,6 +108,10 @@ class Releases:
             raise EndpointError("No model is deployed yet.", 503, 30)
         return self._kept
 
+    def expire(self) -> None:
+        """Have the release looked up anew the next time."""
+        self._due = -math.inf
+
     def _look_up(self) -> tuple[dict[str, Any], Schema] | None:
         folder = f"releases/{self._endpoint}/"
         if (pointer := self._read(f"{folder}current.json")) is None:

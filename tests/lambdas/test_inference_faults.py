@@ -95,9 +95,9 @@ def test_errors_of_the_endpoint(endpoint_at, code, theirs, ours):
 
 @pytest.mark.parametrize(
     ("original", "status"),
-    [(400, 400), (413, 400), (415, 400), (408, 504), (429, 429), (500, 502), (503, 502), (504, 502), (None, 502)],
+    [(400, 503), (413, 503), (415, 503), (408, 504), (429, 429), (500, 502), (503, 502), (504, 502), (None, 502)],
 )
-def test_a_refusal_by_the_model_is_the_callers_and_a_failure_is_not(endpoint_at, original, status):
+def test_a_refusal_by_the_model_of_what_the_api_accepts_is_not_the_callers(endpoint_at, original, status):
     said = {"Message": SECRET, "OriginalMessage": SECRET, "LogStreamArn": SECRET}
     said |= {} if original is None else {"OriginalStatusCode": original}
     endpoint_at(lambda request: (424, {"x-amzn-errortype": "ModelError"}, json.dumps(said).encode()))
