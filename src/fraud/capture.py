@@ -22,6 +22,7 @@ from fraud.payload import (
     BASE64,
     CONTENT_TYPES,
     JSON,
+    is_refusal,
     read_answer,
     read_object,
     read_request,
@@ -37,6 +38,9 @@ SHADOW = "Shadow"
 
 TAGGED = frozenset({"canary", "test", "replay"})
 """Sources of traffic that nobody pays with: never learnt from, never compared."""
+
+REFUSED = "refused"
+"""Source of a request that was answered with a refusal, and so of no payment. No sender's tag: the answer tells it."""
 
 MAX_LINE = 32 << 20  # bytes; a request and its answer have 6 MiB each at most
 _KEY = re.compile(
@@ -68,7 +72,8 @@ class Record:
     variant : str
         Production variant that answered.
     source : str
-        ``live``, or the tag that the sender gave: ``canary``, ``test``, ``replay``.
+        ``live``, or the tag that the sender gave: ``canary``, ``test``, ``replay``; ``refused`` for a request that
+        got no score, whose transaction is empty.
     caller : str
         Pseudonym of who sent it; empty when nobody tells.
     """
@@ -99,7 +104,7 @@ def parse_line(line: bytes | str, variant: str, schema: Schema | None = None) ->
     Returns
     -------
     list of Record
-        One for each transaction of the request.
+        One for each transaction of the request; one for a request that was refused, whatever it held.
 
     Raises
     ------
@@ -116,13 +121,20 @@ def parse_line(line: bytes | str, variant: str, schema: Schema | None = None) ->
     if not isinstance(event_id, str) or not event_id:
         raise CaptureFormatError("there is no eventId")
     time = _moment(meta.get("inferenceTime"))
-    transactions, ids, tag = read_request(_member(capture, "endpointInput"), schema)
     source, model_version = read_attributes(meta.get("customAttributes"))
     caller = read_caller(meta.get("customAttributes"))
-    scores: Sequence[float | None] = [None] * len(transactions)
-    if capture.get("endpointOutput") is not None:
-        scores, version = read_answer(_member(capture, "endpointOutput"), len(transactions))
-        model_version = version or model_version
+    output = capture.get("endpointOutput")
+    try:
+        transactions, ids, tag = read_request(_member(capture, "endpointInput"), schema)
+        scores: Sequence[float | None] = [None] * len(transactions)
+        if output is not None:
+            scores, version = read_answer(_member(capture, "endpointOutput"), len(transactions))
+            model_version = version or model_version
+    except CaptureFormatError:
+        if not isinstance(output, Mapping) or not is_refusal(output):
+            raise
+        source = source if source in TAGGED else REFUSED
+        return [Record(f"{event_id}/0", event_id, time, {}, None, model_version, variant, source, caller)]
     if (word := tag.strip().lower().removeprefix("source=").strip()) in TAGGED:
         source = word
     alone = meta.get("inferenceId")
@@ -185,19 +197,19 @@ def parse_file(body: bytes, key: str, schema: Schema | None = None) -> tuple[lis
 
 
 def only_live(records: Iterable[Record]) -> tuple[list[Record], Counter[str]]:
-    """Drop tagged traffic.
+    """Drop tagged traffic, and requests that were refused.
 
     Returns
     -------
     records : list of Record
-        Those of real callers.
+        Those of real callers that were answered.
     dropped : Counter
-        How many were dropped, by tag.
+        How many were dropped, by tag; under ``refused`` those that were refused.
     """
     live: list[Record] = []
     dropped: Counter[str] = Counter()
     for record in records:
-        if record.source in TAGGED:
+        if record.source in TAGGED or record.source == REFUSED:
             dropped[record.source] += 1
         else:
             live.append(record)

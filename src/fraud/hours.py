@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from fraud.capture import Record, only_live
+from fraud.capture import REFUSED, Record, only_live
 from fraud.errors import DataError
 from fraud.moment import iso, seconds
 from fraud.schema import Schema
@@ -64,7 +64,7 @@ class Hour:
     callers : Counter
         Payments of each caller, wherever they are counted.
     requests : Counter
-        Captured requests of whatever kind, by begin of the five minutes in which they were answered.
+        Captured requests that got scores, by begin of the five minutes in which they were answered.
     unreadable : int
         Lines that cannot be read; the first of them are in ``problems``: key, line number, reason.
     repeated : int
@@ -72,7 +72,7 @@ class Hour:
     other_model : int
         Payments that another model answered.
     tagged : Counter
-        Payments of tests and probes, by tag.
+        Payments of tests and probes, by tag; under ``refused`` requests that got no score.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Hour:
     def _count_requests(self, records: Iterable[Record]) -> None:
         last, event = self.start + 2 * HOUR, ""
         for record in records:
-            if record.event_id != event:  # the payments of one request stand together
+            if record.event_id != event and record.source != REFUSED:  # the payments of one request stand together
                 event = record.event_id
                 self.requests[int(min(max(record.time, self.start), last) // BUCKET * BUCKET)] += 1
 

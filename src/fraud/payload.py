@@ -127,6 +127,25 @@ def read_answer(side: Mapping[str, Any], rows: int) -> tuple[list[float], str]:
     return [float(score) for score in raw], _text(version)
 
 
+def is_refusal(side: Mapping[str, Any]) -> bool:
+    """Whether ``endpointOutput`` is a refusal of the request: a problem document, or the container's own report.
+
+    Examples
+    --------
+    >>> is_refusal({"data": '{"title": "Bad request", "status": 400}', "encoding": "JSON"})
+    True
+    >>> is_refusal({"data": '{"predictions": []}', "encoding": "JSON"})
+    False
+    """
+    try:
+        found = read_object(read_side(side, "answer")[0], "the captured answer")
+    except CaptureFormatError:
+        return False
+    status = found.get("status")
+    reported = {"error", "error-message"} <= found.keys() or (type(status) is int and 400 <= status < 500)
+    return reported and not {"predictions", "fraud_probability"} & found.keys()
+
+
 def read_side(side: Mapping[str, Any], what: str) -> tuple[str, str, bool]:
     """Text of one side, its form (JSON, LINES or CSV), and whether a CSV begins with a header.
 

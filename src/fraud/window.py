@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fraud.callers import limits, most_each, shrunk
-from fraud.capture import SHADOW, Record, hour_of_key, hour_prefixes, parse_file, variant_of_key
+from fraud.capture import REFUSED, SHADOW, Record, hour_of_key, hour_prefixes, parse_file, variant_of_key
 from fraud.errors import CaptureFormatError, DataError
 from fraud.hours import HEAVY, Hour, capture_prefixes, hour_key, hours_of
 from fraud.moment import seconds
@@ -38,7 +38,7 @@ class Window:
     other_model : int
         Records that another model answered.
     tagged : dict of str to int
-        Records of tests and probes, by tag.
+        Records of tests and probes, by tag; under ``refused`` requests that got no score.
     repeated : int
         Records whose inference id was there before: in the same hour, or in one beside it.
     capped : int
@@ -67,9 +67,14 @@ class Window:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def refused(self) -> int:
+        """Captured requests that were refused: no payments."""
+        return self.tagged.get(REFUSED, 0)
+
+    @property
     def skipped(self) -> int:
         """Records that are in the window but not compared."""
-        return self.other_model + sum(self.tagged.values())
+        return self.other_model + sum(self.tagged.values()) - self.refused
 
 
 class Gathering:
@@ -121,6 +126,9 @@ class Gathering:
         """
         window = self.window
         window.tagged, window.requests = dict(self._tagged), dict(self._requests)
+        if n := window.refused:
+            what = "1 captured request was" if n == 1 else f"{n:,} captured requests were"
+            window.notes.append(f"{what} refused: nothing to compare.")
         sizes = {name: max(self._callers[name], sketch.n) for name, sketch in self._own.items()}
         total = window.sketch.n + sum(sketch.n for sketch in self._own.values())
         heaviest = sorted(self._callers.items(), key=lambda item: (-item[1], item[0]))[:HEAVY]

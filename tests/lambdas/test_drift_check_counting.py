@@ -14,6 +14,7 @@ from lambdas_kit import load_module
 
 from fraud.capture import encode_line, parse_file
 from fraud.drift import build_baseline
+from fraud.hours import Hour
 from fraud.payload import BASE64, CSV, JSON
 from fraud.schema import Feature, Schema
 from fraud.sketch import Sketch
@@ -247,3 +248,16 @@ def test_what_is_stored_is_read_again_and_goes_on():
         fast = counting.FastSketch.from_json(BASELINE, fast.to_json(), SCHEMA)
     assert fast.merge(fast).to_json() == plain.merge(plain).to_json()
     assert Sketch(BASELINE, SCHEMA).merge(fast).to_json() == plain.to_json()
+
+
+def test_a_refused_request_is_read_the_same_and_counts_as_no_payment():
+    refused = json.loads(encode_line([{"amount": 1.0}], [0.5], event_id="e", time=NOON))
+    refused["captureData"]["endpointOutput"]["data"] = '{"title": "Bad request", "status": 400}'
+    other = json.loads(json.dumps(refused))
+    other["captureData"]["endpointInput"]["data"] = "{"
+    lines = "".join(f"{json.dumps(item)}\n" for item in (refused, other)).encode()
+    records, problems = counting.Reader(SCHEMA).read(lines, "blue")
+    assert ([record.source for record in records], problems) == (["refused"] * 2, [])
+    hour = Hour(BASELINE, SCHEMA, NOON, counting.FastSketch)
+    assert hour.take("key", "etag", records) == []
+    assert (hour.n, hour.unreadable, hour.tagged, hour.requests.total()) == (0, 0, {"refused": 2}, 0)

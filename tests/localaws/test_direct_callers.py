@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hosting_kit import CAPTURE, ENVIRONMENT, World, archive, asynchronous, deployment, variant
 
+from fraud.errors import QualityGateError
 from fraud.localaws.wire import AwsError
+from fraud.pipeline import replay
 from fraud.schema import BOOLEAN, CATEGORY, NUMBER, Feature, Schema
 
 SRC = Path(__file__).resolve().parents[2] / "src"
@@ -203,3 +207,45 @@ async def test_a_broken_model_still_goes_back_under_a_bad_caller(tmp_path: Path)
         assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "one")
         assert "alarms were triggered during the update: errors" in found["FailureReason"]
         assert caller.statuses[500]
+
+
+class Captured:
+    """What the hosting has put to S3, as the pipeline's storage reads it."""
+
+    def __init__(self, world: World, schema: Schema) -> None:
+        self.objects = {key: body for (_, key), body in world.s3.objects.items() if key.startswith("data-capture/")}
+        self.objects["releases/fraud/one/schema.json"] = schema.to_json().encode()
+
+    def list_keys(self, prefix: str) -> list[str]:
+        return [key for key in self.objects if key.startswith(prefix)]
+
+    def get(self, key: str) -> bytes:
+        return self.objects[key]
+
+
+@asynchronous
+async def test_a_replay_of_that_traffic_passes_a_good_model_and_none_that_refuses_more(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        await deploy(world, "one", model_archive("one"), count=1)
+        for k in range(12):
+            sent = {"amount": 1.0 + k} | ({"card": "visa"} if k else {})
+            body = {"transactions": [sent], "inference_ids": [f"p-{k}"]}
+            assert (await ask(world, json.dumps(body).encode()))[0] == 200
+            for wrong, more, _, _ in MISTAKES.values():
+                await ask(world, wrong, **more)
+        await world.endpoints.fleets["fraud"].variants["AllTraffic"].capture.close()
+        run = SimpleNamespace(storage=Captured(world, SCHEMA))
+        await asyncio.sleep(1.1)  # a replay ends with the last whole second
+        p = SimpleNamespace(endpoint_name="fraud", replay_hours=24, replay_rows=100, max_refused_share=0.0)
+        released = {"model_version": "one", "decision_threshold": 0.5, "schema_key": "releases/fraud/one/schema.json"}
+        stricter = Schema([replace(feature, required=True) for feature in SCHEMA.features[:2]] + [SCHEMA.features[2]])
+
+        def replayed(schema: Schema) -> replay.Replay:
+            loaded = SimpleNamespace(schema=schema, probabilities=lambda rows: rows[:, 0] / 100)
+            model = {"loaded": loaded, "metrics": {"decision_threshold": 0.5, "model_version": "two"}}
+            return replay.replay(run, p, released, model)  # type: ignore[arg-type]
+
+        done = replayed(SCHEMA)
+        assert (done.n, done.n_refused, done.n_flipped) == (12, 0, 0)
+        with pytest.raises(QualityGateError, match=r"would refuse 1 of the last 12 requests.*card is required \(1\)"):
+            replayed(stricter)

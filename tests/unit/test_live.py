@@ -8,6 +8,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import refusals
 
 from fraud import capture
 from fraud.errors import DataError
@@ -115,6 +116,14 @@ def test_tagged_traffic_is_left_out_and_counted(storage):
     storage.put(key(), tagged + line(1))
     found = compact(storage)
     assert found.counts["tagged"] == 1 and found.rows.height == 1
+
+
+def test_refused_requests_become_no_rows_and_are_no_bad_lines(storage):
+    junk = [refusals.line(sent, START.timestamp(), event=f"r{k}") for k, sent in enumerate(({"C1": 1}, "{", "[[]]"))]
+    storage.put(key(), line(1) + b"".join(junk))
+    found = compact(storage, max_bad_share=0.0)
+    assert found.rows.height == 1
+    assert [found.counts[name] for name in ("captured", "refused", "tagged", "bad_lines", "lines")] == [1, 3, 0, 0, 4]
 
 
 def test_several_variants_and_empty_objects(storage):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import refusals
 
 from fraud import capture
 from fraud.errors import QualityGateError
@@ -112,6 +113,39 @@ def test_a_model_that_would_refuse_what_callers_send_stops_here(run: SimpleNames
     allowed = replay.replay(run, SimpleNamespace(**vars(P) | {"max_refused_share": 0.5}), CHAMPION, model(strict))
     assert (allowed.n, allowed.n_refused, len(allowed.rows)) == (2, 1, 1)
     assert "**1 would be refused**" in allowed.sentence()
+
+
+def test_what_the_present_model_refuses_too_is_no_reason(run: SimpleNamespace) -> None:
+    wrong = [({"Amount": 5.0}, 0.1), ({}, 0.1), ({"amount": "5"}, 0.1), ({"amount": 1.0, "crad": "visa"}, 0.1)]
+    put(run, [({"amount": 40.0}, 0.2), ({"amount": 1.0, "card": "visa"}, 0.1)])
+    put(run, wrong, ago=60)  # newer, and as many as are looked at
+    done = replay.replay(run, SimpleNamespace(**vars(P) | {"replay_rows": 4}), CHAMPION, model())
+    assert (done.n, done.n_refused, done.n_flipped, done.refused_by_both) == (2, 0, 1, 4)
+    assert done.sentence().endswith("Left out are 4 more, which the model in service refuses, too.")
+
+
+def test_what_it_refuses_hides_no_new_refusal(run: SimpleNamespace) -> None:
+    put(run, [({}, 0.1)] * 98 + [({"amount": 1.0}, 0.1), ({"amount": 1.0, "card": "visa"}, 0.1)])
+    strict = Schema((Feature("amount", NUMBER, True), Feature("card", CATEGORY, True, ("visa",))), ROLES)
+    lenient = SimpleNamespace(**vars(P) | {"max_refused_share": 0.4})
+    with pytest.raises(QualityGateError, match="would refuse 1 of the last 2 requests that the model in service takes"):
+        replay.replay(run, lenient, CHAMPION, model(strict))
+
+
+def test_what_only_the_present_model_refuses_is_replayed(run: SimpleNamespace) -> None:
+    put(run, [({"amount": 1.0, "device": "a"}, 0.1)])
+    wider = Schema((*SCHEMA.features, Feature("device", CATEGORY, False, ("a",))), ROLES)
+    done = replay.replay(run, P, CHAMPION, model(wider))
+    assert (done.n, done.n_refused, done.refused_by_both) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["application/problem+json", "application/json"])
+def test_captured_refusals_are_not_replayed(run: SimpleNamespace, kind: str) -> None:
+    put(run, [({"amount": 1.0}, 0.1)])
+    moment = now() - dt.timedelta(minutes=5)
+    key = f"data-capture/fraud/AllTraffic/{moment:%Y/%m/%d/%H/%M-%S}-000-ab.jsonl"
+    run.storage.put(key, refusals.line({"amount": 5.0}, moment.timestamp(), kind))
+    assert replay.replay(run, P, CHAMPION, model()).n == 1
 
 
 @pytest.mark.parametrize(("champion", "hours"), [(None, 24), (CHAMPION, 0), (CHAMPION, 24)])

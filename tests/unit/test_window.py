@@ -6,6 +6,7 @@ from dataclasses import replace
 from unittest.mock import ANY
 
 import pytest
+import refusals
 
 from fraud.capture import encode_line, parse_file
 from fraud.drift import build_baseline
@@ -221,6 +222,16 @@ def test_repeated_ids_count_once():
     bucket.objects[key.replace("000-", "001-")] = bucket.objects[key]
     found = bucket.window(MIDNIGHT, MIDNIGHT + 60)
     assert (found.sketch.n, found.repeated) == (2, 2)
+
+
+def test_refused_requests_are_counted_beside_the_payments():
+    bucket = Bucket()
+    junk = b"".join(refusals.line(sent, MIDNIGHT + 5, event=f"r{k}") for k, sent in enumerate(({}, "no JSON", "[]")))
+    bucket.capture(MIDNIGHT, [MIDNIGHT + 1, MIDNIGHT + 2], junk=junk)
+    found = bucket.window(MIDNIGHT, MIDNIGHT + 60)
+    assert (found.sketch.n, found.refused, found.unreadable, found.skipped) == (2, 3, 0, 0)
+    assert sum(found.requests.values()) == 2  # the metrics that they are held against leave errors out
+    assert found.notes == ["3 captured requests were refused: nothing to compare."]
 
 
 def test_hours_that_overlap_a_window():

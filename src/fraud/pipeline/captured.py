@@ -67,9 +67,10 @@ def build_part(
         key, line and place in the line; of each id the earliest, and of several at one moment the first.
     about : dict
         ``rows``; ``lines`` that are not blank; ``bad`` lines as ``[key, line, reason]``, line 0 for a whole object;
-        ``duplicates``; ``tagged`` rows left out, per tag; ``foreign`` rows left out because they have none of the
-        history's columns; ``retyped`` values per column; ``absent`` and ``new`` columns; the ``profile``; and per
-        model version ``versions``: its ``rows``, the ``absent`` columns that none of them sent, ``retyped`` values.
+        ``duplicates``; ``tagged`` rows left out, per tag, and requests that were ``refused``; ``foreign`` rows left
+        out because they have none of the history's columns; ``retyped`` values per column; ``absent`` and ``new``
+        columns; the ``profile``; and per model version ``versions``: its ``rows``, the ``absent`` columns that none of
+        them sent, ``retyped`` values.
     """
     reader = _Reader(types, {*roles.consumed, *RESERVED}, schema)
     for key, body in objects:

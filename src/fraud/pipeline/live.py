@@ -52,7 +52,7 @@ class Live:
         ``{"file", "line", "reason"}`` of each line that could not be read.
     counts : dict of str to int
         ``objects``, ``converted``, ``lines``, ``bad_lines``, ``captured``, ``outside_window``, ``tagged``,
-        ``duplicates``, ``foreign``, ``impossible_times``.
+        ``refused`` (requests that got no score), ``duplicates``, ``foreign``, ``impossible_times``.
     profile : dict
         Per column ``nulls``, ``least``, ``most``, ``texts``, ``retyped`` over all parts, ``rows`` beside them.
     versions : dict
@@ -255,7 +255,8 @@ def _gather(indexes: list[Index], start: dt.datetime, end: dt.datetime) -> Live:
         "bad_lines": len(bad),
         "captured": once.height,
         "outside_window": rows.height - inside.height,
-        "tagged": sum(sum(about["tagged"].values()) for about in abouts),
+        "tagged": sum(n for about in abouts for tag, n in about["tagged"].items() if tag != capture.REFUSED),
+        "refused": sum(about["tagged"].get(capture.REFUSED, 0) for about in abouts),
         "duplicates": inside.height - once.height + sum(about["duplicates"] for about in abouts),
         "foreign": sum(about["foreign"] for about in abouts),
         # A file is opened by its first record and holds what came in the minutes after.

@@ -6,8 +6,8 @@ decisions flip, what they are worth, and whether the new model would refuse what
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fraud.capture import Record
 from fraud.errors import QualityGateError
 from fraud.pipeline import scored
 from fraud.pipeline.runs import Run, now
@@ -45,12 +46,15 @@ class Replay:
         Requests looked at.
     thresholds : tuple of float
         Of champion and challenger.
+    refused_by_both : int
+        Requests beside them that the champion's schema refuses, too: they say nothing about the challenger.
     """
 
     rows: pd.DataFrame
     refused: Counter[str]
     n: int
     thresholds: tuple[float, float]
+    refused_by_both: int = 0
 
     @property
     def n_refused(self) -> int:
@@ -88,6 +92,8 @@ class Replay:
         if self.refused:
             most, count = self.refused.most_common(1)[0]
             said += f" **{self.n_refused:,} would be refused**: {most} ({count:,})."
+        if self.refused_by_both:
+            said += f" Left out are {self.refused_by_both:,} more, which the model in service refuses, too."
         return said
 
 
@@ -112,24 +118,31 @@ def replay(run: Run, p: SimpleNamespace, champion: dict[str, Any] | None, model:
     Raises
     ------
     QualityGateError
-        When the challenger would refuse more than ``max_refused_share`` of them.
+        When the challenger would refuse more than ``max_refused_share`` of those that the champion takes.
     """
-    taken: list[Any] = []
+    challenger = model["loaded"]
+    found: Iterable[Record] = ()
+    schema = None
     ours = float(model["metrics"]["decision_threshold"])
     if champion and p.replay_hours:
         end = now().timestamp()
         schema = Schema.from_json(run.storage.get(champion["schema_key"]))
         found = scored.records(run.storage, p.endpoint_name, end - p.replay_hours * HOUR, end, schema)
-        mine = (record for record in found if record.model_version in ("", champion["model_version"]))
-        taken = list(itertools.islice(mine, p.replay_rows))
     theirs = float(champion["decision_threshold"]) if champion else ours
-    challenger = model["loaded"]
     refused: Counter[str] = Counter()
-    usable = []
-    for record in taken:
+    usable: list[Record] = []
+    n = refused_by_both = 0
+    for record in found:
+        if champion and record.model_version not in ("", champion["model_version"]):
+            continue
         problems = challenger.schema.validate(record.transaction)
+        if problems and schema and schema.validate(record.transaction):
+            refused_by_both += 1
+            continue
         refused.update(f"{field} {problem}" for field, problem in problems)
         usable += [] if problems else [record]
+        if (n := n + 1) == p.replay_rows:
+            break
     matrix = np.array([challenger.schema.encode(record.transaction) for record in usable], np.float64)
     scores = challenger.probabilities(matrix) if usable else np.zeros(0)
     known: dict[str, Any] = {}
@@ -146,11 +159,11 @@ def replay(run: Run, p: SimpleNamespace, champion: dict[str, Any] | None, model:
             ),
         }
     ).assign(before=lambda t: t["champion"] >= theirs, after=lambda t: t["challenger"] >= ours)
-    done = Replay(rows, refused, len(taken), (theirs, ours))
+    done = Replay(rows, refused, n, (theirs, ours), refused_by_both)
     if done.n_refused > p.max_refused_share * done.n:
         raise QualityGateError(
             f"The model of {model['metrics']['model_version']} would refuse {done.n_refused:,} of the last {done.n:,} "
-            f"requests, more than max_refused_share {p.max_refused_share:g} allows: "
+            f"requests that the model in service takes, more than max_refused_share {p.max_refused_share:g} allows: "
             f"{'; '.join(f'{problem} ({count:,})' for problem, count in refused.most_common(3))}."
         )
     return done
