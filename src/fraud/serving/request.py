@@ -9,6 +9,7 @@ enough to roll a deployment back.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -177,6 +178,7 @@ def answer_type(accept: str, own: str, others: Sequence[str]) -> str:
     return best
 
 
+@functools.lru_cache(64)
 def _kind(content_type: str) -> str:
     kind, parameters = _header(content_type)
     if kind not in (JSON, CSV):
