@@ -53,7 +53,7 @@ def test_the_order_of_fields_does_not_matter(score, transactions, seed):
 
 def test_id_time_and_excluded_columns_do_not_matter(score, transactions):
     expected = score(*transactions)
-    for name in ("tx_id", "tx_time", "secret", "note", "same", "counter", "when", "unheard_of"):
+    for name in ("tx_id", "tx_time", "secret", "note", "same", "counter", "when"):
         assert score(*changed(transactions, **{name: "T-1"})) == expected, name
 
 
@@ -77,13 +77,22 @@ def test_neighbours_in_a_batch_do_not_matter(score, transactions):
 # -- values at the edge
 
 
-def test_an_empty_transaction_scores_as_all_null(score, transactions):
-    nothing = dict.fromkeys(transactions[0])
-    assert score({}) == score(nothing)
-    assert 0 < score({})[0] < 1
+def test_what_is_needed_alone_scores_as_all_else_null(score, job, transactions):
+    needed = {f["name"]: transactions[0][f["name"]] for f in job.read("schema.json")["features"] if f["required"]}
+    assert 0 < len(needed) < len(transactions[0])
+    assert score(needed) == score(dict.fromkeys(transactions[0]) | needed)
+    assert 0 < score(needed)[0] < 1
 
 
-@pytest.mark.parametrize("value", [0, -1, 1e308, -1e308, 5e-324, 2**63, -0.0])
+@pytest.mark.parametrize("wrong", [{}, {"unheard_of": "T-1"}, {"AMOUNT": 1.0}])
+def test_what_the_schema_does_not_take_is_refused(job, transactions, wrong):
+    model = inference.model_fn(str(job.model_dir))
+    body = json.dumps({"transactions": [transactions[0], transactions[0] | wrong if wrong else {}]})
+    answer = inference.predict_fn(inference.input_fn(body, "application/json"), model)
+    assert (answer.status, answer.document["errors"][0]["field"].partition(".")[0]) == (400, "transactions[1]")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1e308, -1e308, 5e-324, 2**63 - 1, 2.0**63, -0.0])
 def test_any_finite_number_has_a_probability(score, transactions, value):
     assert all(0 < p < 1 for p in score(*changed(transactions, amount=value, v1=value, count=value)))
 
