@@ -54,9 +54,10 @@ class Load(NamedTuple):
     cpu: float
 
 
-def requests_of(bodies: Sequence[bytes]) -> list[bytes]:
-    """Whole HTTP requests."""
-    head = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+def requests_of(bodies: Sequence[bytes], port: int) -> list[bytes]:
+    """Whole HTTP requests to a port of loopback."""
+    head = f"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: "
     return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
 
 

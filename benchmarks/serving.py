@@ -157,13 +157,13 @@ class Instance:
 
 def container(folder: Path, made: dict[str, Any], rounds: int, seconds: float) -> dict[str, Any]:
     """(a): figures and ratios."""
-    requests = requests_of(made["bodies"])
     instances: dict[str, Any] = {name: Instance(folder / name) for name in (USUAL, OURS, NULL)}
     instances["bare"] = Bare()
+    requests = {name: requests_of(made["bodies"], instance.port) for name, instance in instances.items()}
     found: dict[tuple[str, int], list[Load]] = {}
     try:
         for name in (USUAL, OURS):
-            answers = [ask(instances[name].port, request)["predictions"] for request in requests]
+            answers = [ask(instances[name].port, request)["predictions"] for request in requests[name]]
             if [answer[0]["fraud_probability"] for answer in answers] != made["scores"]:
                 raise SystemExit(f"The handler {name} gives other scores than training.")
         say(f"both handlers score {len(requests)} requests as training did, to the last bit")
@@ -171,7 +171,7 @@ def container(folder: Path, made: dict[str, Any], rounds: int, seconds: float) -
             for connections in CONNECTIONS:
                 order = list(instances)
                 for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
-                    one = load(instances[name], requests, connections, seconds)
+                    one = load(instances[name], requests[name], connections, seconds)
                     found.setdefault((name, connections), []).append(one)
                     say(f"round {round_ + 1}/{rounds}: {name} at {connections}: {one.rate:,.0f} requests/s")
     finally:
@@ -325,7 +325,7 @@ def whole(folder: Path, rounds: int, calls: int) -> dict[str, Any]:
     try:
         outputs = json.loads(fraud("local", "up"))["outputs"]
         lines = fraud("local", "env").splitlines()
-        environment |= dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        environment |= dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
         fraud("sample", "history.parquet", "--rows", "8000", "--columns", "core")
         fraud("history", "put", "history.parquet")
         fraud("run", "--run-id", "bench")

@@ -41,7 +41,8 @@ class House:
         self.outputs = json.loads(self.fraud("local", "up", *up).stdout).get("outputs", {})
         self.bucket = self.outputs.get("BucketName", "")
         lines = self.fraud("local", "env").stdout.splitlines()
-        self.environment |= dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        exports = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
+        self.environment |= dict(line.split("=", 1) for line in exports)
 
     def fraud(self, *arguments, code=0, timeout=600, **environment):
         """Run the command line as a user does; fails the test on another exit code."""

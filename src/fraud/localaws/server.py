@@ -11,7 +11,7 @@ import re
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import boto3
 from aiohttp import web
 from botocore.config import Config
 
+from fraud.localaws import guard
 from fraud.localaws.children import Children
 from fraud.localaws.protocol import Answer
 from fraud.localaws.store import Store
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 MODULES = ("training_jobs", "processing_jobs", "model_registry", "mail", "endpoints", "codepipeline")
 LARGEST_REQUEST = 64 * 1024 * 1024  # SESv2 takes 40 MB, which base64 makes 54
 _STOP_SECONDS = 10.0
-_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 
 def operations() -> list[type[Operations]]:
@@ -116,7 +116,7 @@ class Daemon:
 
     def application(self) -> web.Application:
         """Return the aiohttp application (it does not call `start` or `stop`)."""
-        app = web.Application(client_max_size=LARGEST_REQUEST)
+        app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[_refuse_browsers])
         app.router.add_route("*", "/{path:.*}", self._respond)
         return app
 
@@ -131,7 +131,6 @@ class Daemon:
     async def _answer(self, request: web.Request, request_id: str) -> Answer:
         service: Service | None = None
         try:
-            refuse_browsers(request)
             service, operation, values = self._resolve(request)
             handler = service.handler(operation)
             body = await request.read()
@@ -220,10 +219,18 @@ class Daemon:
             logger.error("a background task failed", exc_info=error)
 
 
-def refuse_browsers(request: web.Request) -> None:
-    """Refuse what a web page could send here, across origins or by a name that was bound to loopback."""
-    if "Origin" in request.headers or not _LOOPBACK.fullmatch(request.headers.get("Host", "")):
-        raise AwsError("AccessDeniedException", "The local AWS answers programs on this machine only", 403)
+@web.middleware
+async def _refuse_browsers(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse what a web page could send here, before anything else looks at it."""
+    port = request.transport.get_extra_info("sockname")[1] if request.transport else 0
+    if not guard.is_refused(request.raw_path.encode("utf-8", "surrogateescape"), request.raw_headers, port):
+        return await handler(request)
+    answer = Service("sagemaker").error(AwsError("AccessDeniedException", guard.REFUSAL, 403), str(uuid.uuid4()))
+    response = web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    response.force_close()  # the body is not read
+    return response
 
 
 async def serve(state: Path, port: int, environment: dict[str, str]) -> None:

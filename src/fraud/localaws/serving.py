@@ -17,12 +17,14 @@ import argparse
 import csv
 import ctypes
 import importlib
+import importlib.util
 import io
 import json
 import logging
 import mmap
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -175,12 +177,16 @@ def _refused(status: int, error: Exception) -> Answer:
     return Answer.of(status, json.dumps(body).encode(), JSON)
 
 
-def application(user: UserModule, default_accept: str = JSON) -> Callable[..., Iterable[bytes]]:
-    """Return the WSGI application: ``GET /ping`` and ``POST /invocations``."""
+def application(
+    user: UserModule, default_accept: str = JSON, refused: Callable[[dict[str, Any]], bool] = lambda environ: False
+) -> Callable[..., Iterable[bytes]]:
+    """Return the WSGI application: ``GET /ping`` and ``POST /invocations``, but 403 to what is `refused`."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-        if path == "/invocations" and method == "POST":
+        if refused(environ):
+            answer = Answer.of(403, b"", "text/plain")
+        elif path == "/invocations" and method == "POST":
             content_type = environ.get("HTTP_CONTENTTYPE") or environ.get("CONTENT_TYPE") or JSON
             accept = environ.get("HTTP_ACCEPT") or default_accept
             body: str | bytes = environ["wsgi.input"].read()
@@ -205,6 +211,25 @@ def load(model_dir: str, code_dir: str, program: str) -> UserModule:
     return UserModule(importlib.import_module(Path(program).stem), model_dir)
 
 
+def from_browsers(port: int) -> Callable[[dict[str, Any]], bool]:
+    """Return what tells whether a WSGI request may come from a web page; see ``guard.py``, which lies beside."""
+    found = importlib.util.spec_from_file_location("guard", Path(__file__).with_name("guard.py"))
+    assert found is not None and found.loader is not None
+    guard = importlib.util.module_from_spec(found)
+    found.loader.exec_module(guard)
+
+    def refused(environ: dict[str, Any]) -> bool:
+        # gunicorn joins the values of a repeated header by a comma, which is then no name of ours
+        headers = [
+            (name[5:].replace("_", "-").encode(), str(value).encode("latin-1", "replace"))
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        ]
+        return bool(guard.is_refused(environ["RAW_URI"].encode("latin-1", "replace"), headers, port))
+
+    return refused
+
+
 def die_with(parent: int) -> None:
     """Have the kernel end this process when `parent` is gone, however it went (Linux; elsewhere a no-op)."""
     if sys.platform.startswith("linux"):
@@ -225,6 +250,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from gunicorn.app.base import BaseApplication
 
+    with socket.socket(fileno=os.dup(arguments.fd)) as listener:
+        port = int(listener.getsockname()[1])
     ready = mmap.mmap(-1, 1)  # shared with the worker: is there anything to come back to after a crash?
 
     def post_fork(server: Any, worker: Any) -> None:
@@ -258,7 +285,8 @@ def main(argv: list[str] | None = None) -> None:
 
         def load(self) -> Any:
             user = load(arguments.model_dir, arguments.code_dir, arguments.program)
-            app = application(user, os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT") or JSON)
+            accept = os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT") or JSON
+            app = application(user, accept, from_browsers(port))
             ready[0] = 1
             return app
 

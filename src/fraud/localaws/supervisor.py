@@ -206,7 +206,7 @@ def _spawn(folder: Path, name: str, ports: Mapping[str, int]) -> dict[str, Any]:
     variables = aws_variables(ports["ministack"], ports["server"])
     child = plain_environment() | variables | {MARK: str(folder), "PYTHONUNBUFFERED": "1"}
     if name == "ministack":
-        arguments = ["-m", "ministack"]
+        arguments = ["-m", "fraud.localaws.ministack"]
         child |= {
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(ports["ministack"]),
