@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
+# The shell's own settings of Python are not meant for the environment of this product.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test prove-properties prove-loop prove-serving bench lint format lock sample local clean
 

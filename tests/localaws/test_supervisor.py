@@ -116,6 +116,37 @@ def test_a_port_that_somebody_else_took_meanwhile_is_given_up(state: Path, monke
     assert localaws.status(state)["running"]
 
 
+@pytest.mark.localaws
+@pytest.mark.parametrize("umask", ["000", "022"])
+def test_nobody_else_looks_into_the_state_folder(umask: str, tmp_path: Path) -> None:
+    state = tmp_path / ".fraud" / "local"
+    (state / "logs").mkdir(parents=True)
+    (state / "logs" / "ministack.log").write_text("")
+    for path in (state.parent, state, state / "logs", state / "logs" / "ministack.log"):
+        path.chmod(0o777)  # as it was made before
+    environment = {**os.environ, "FRAUD_LOCAL_STATE": str(state)}
+    command = f"umask {umask}; exec {sys.executable} -m fraud.localaws "
+    try:
+        subprocess.run(["sh", "-c", command + "up"], env=environment, check=True, capture_output=True)
+        s3 = make_client(localaws.environment(state), "s3")
+        s3.create_bucket(Bucket="kept", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        s3.put_object(Bucket="kept", Key="raw/a", Body=b"1")
+    finally:
+        subprocess.run(["sh", "-c", command + "down"], env=environment, check=True, capture_output=True)
+    everything = [state.parent, *state.parent.rglob("*")]
+    assert state / "ministack" / "s3" in everything and state / "logs" / "server.log" in everything
+    assert [path for path in everything if path.lstat().st_mode & 0o077 and not path.is_symlink()] == []
+
+
+def test_a_folder_that_others_need_is_not_taken_from_them(tmp_path: Path) -> None:
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with pytest.raises(PlatformError, match=r"/tmp is not a folder of your own alone: name another one"):
+        localaws.up(shared)
+    assert shared.stat().st_mode & 0o7777 == 0o1777 and not list(shared.iterdir())
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PlatformError, match=r"cannot write its state folder .*file/state: Not a directory"):
@@ -140,11 +171,8 @@ def _mark(process: psutil.Process) -> str | None:
 
 
 def test_a_process_that_does_not_start_shows_its_log(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(state / "site"))
-    (state / "site" / "ministack").mkdir(parents=True)
-    (state / "site" / "ministack" / "__init__.py").write_text("")
-    (state / "site" / "ministack" / "__main__.py").write_text("raise SystemExit('no luck today')")
-    with pytest.raises(PlatformError, match=r"^MiniStack did not start; .*ministack\.log ends with: no luck today$"):
+    monkeypatch.setattr(supervisor, "_MINISTACK", "no_luck_today")
+    with pytest.raises(PlatformError, match=r"^MiniStack did not start; .*ministack\.log ends with: .*no_luck_today$"):
         localaws.up(state)
 
 

@@ -41,6 +41,12 @@ def state_folder() -> Path:
     return Path(named).resolve() if named else ROOT / ".fraud" / "local"
 
 
+def demo_folder() -> Path:
+    """Where the story keeps its tables: each local AWS has its own."""
+    state = state_folder()
+    return ROOT / ".fraud" / "demo" if state == ROOT / ".fraud" / "local" else state.with_name(f"{state.name}.demo")
+
+
 def start_aws(step: Step) -> tuple[dict[str, str], bool]:
     """Start the local AWS as a program, point this process at it, and tell whether it holds a history already.
 
@@ -53,7 +59,7 @@ def start_aws(step: Step) -> tuple[dict[str, str], bool]:
     import json
 
     step.run("fraud local up", ["-m", "fraud.pipeline.cli", "local", "up"])
-    bring_up.point_here(json.loads(bring_up.local_aws("env", "--json")))
+    bring_up.point_here(json.loads(bring_up.local_aws("env", "--json")) | {"FRAUD_RUNS": None})  # the story has a lock
     outputs = stack_outputs(app_stack_name(bring_up.ENVIRONMENT))
     used = next(iter(Storage(outputs["BucketName"]).list("raw/")), None) is not None
     return outputs, used

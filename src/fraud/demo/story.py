@@ -8,6 +8,8 @@ their API and their schedule, the pipeline. This file only plays the people arou
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,13 +21,15 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from fraud.demo import material as materials
-from fraud.demo.follow import collect_pages, follow, mails, set_aside, start_aws
+from fraud.demo.follow import collect_pages, demo_folder, follow, mails, set_aside, start_aws, state_folder
 from fraud.demo.material import Material
 from fraud.demo.report import Report
 from fraud.demo.screen import ProgramFailed, Screen, Step
 from fraud.demo.traffic import Api, Flow, calls, some
 from fraud.demo.words import Facts, summary
 from fraud.errors import FraudError
+from fraud.pipeline import claims
+from fraud.pipeline.private_folder import private_folder
 
 ROWS = 25_000  # of the sample
 USER_ROWS = 200_000  # of a user's table, the newest: what comes after them resembles them most, and it takes minutes
@@ -66,7 +70,7 @@ class Story:
 
         self.settings = settings
         self.screen = screen or Screen(len(self.plan()))
-        self.folder = ROOT / ".fraud" / "demo"
+        self.folder = demo_folder()
         self.facts = Facts(run_id=f"story-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}", tools=_tools())
         self.facts.seconds = self.screen.seconds
         self.facts.notebook = _typed_path(ROOT / "notebooks" / "04_drift_report.ipynb")
@@ -98,7 +102,7 @@ class Story:
 
     def start(self, step: Step) -> None:
         """Bring the local AWS up and find out where everything is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
         self.outputs, used = start_aws(step)
         if used and not self.settings.keep:
             set_aside(step)
@@ -333,7 +337,22 @@ def _main(
     """Tell the whole loop on this machine, with made-up transactions or your own."""
     roles = {"target": target, "id": id_column, "time": time_column, "amount": amount}
     excluded = [name.strip() for name in exclude.split(",") if name.strip()]
-    raise typer.Exit(tell(Settings(history, roles, excluded, rows, columns, keep)))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does, programs included
+    state = state_folder()
+    os.environ["FRAUD_LOCAL_STATE"] = str(state)  # for the programs, wherever this was started
+    try:
+        with claims.hold(state, "make run", echo=_say):
+            if not keep:  # a new story takes the local AWS away from whoever uses it
+                claims.refuse_while_runs_go_on(state)
+            code = tell(Settings(history, roles, excluded, rows, columns, keep))
+    except FraudError as error:
+        _say(f"Error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    raise typer.Exit(code)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 if __name__ == "__main__":

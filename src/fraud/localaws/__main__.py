@@ -13,12 +13,15 @@ from typing import Any
 
 from fraud import localaws
 from fraud.errors import FraudError
-from fraud.localaws import supervisor
+from fraud.localaws import clean_environment, supervisor
+from fraud.pipeline import claims
+from fraud.pipeline.private_folder import private_folder
 
 
 def main() -> int:
     """Run one command; results go to stdout, progress and errors to stderr."""
     given = _parser().parse_args()
+    os.umask(0o077)  # whatever is written here is nobody else's business
     try:
         return int(
             {"serve": _serve, "up": _up, "down": _down, "status": _status, "env": _env, "logs": _logs}[given.command](
@@ -39,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--server-port", type=int, help="port of SageMaker, CodePipeline and SESv2 (4570 when free)")
     commands.add_parser("down", help="stop; what it holds stays on disk")
     status = commands.add_parser("status", help="what runs, and what is in it")
-    env = commands.add_parser("env", help="export lines for a shell")
+    env = commands.add_parser("env", help="lines for a shell: what to export and to unset; --json: null unsets")
     for command in (status, env):
         command.add_argument("--json", action="store_true")
     logs = commands.add_parser("logs", help="the last lines of both logs")
@@ -53,11 +56,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(given: argparse.Namespace) -> int:
     state = localaws.up(given.state, port=given.port, server_port=given.server_port, echo=_note)
-    return _say(json.dumps(state))
+    aside = clean_environment.set_aside(os.environ, localaws.environment(given.state))
+    return _say(json.dumps(state | {"set_aside": aside}))
 
 
 def _down(given: argparse.Namespace) -> int:
-    stopped = localaws.down(given.state, echo=_note)
+    state = localaws.state_folder(given.state)
+    if not state.parent.is_dir():
+        return _say("The local AWS was not running.")
+    with claims.hold(state, "fraud local down", echo=_note):
+        claims.refuse_while_runs_go_on(state)
+        stopped = localaws.down(state, echo=_note)
     return _say("The local AWS is stopped; what it held is kept." if stopped else "The local AWS was not running.")
 
 
@@ -82,9 +91,15 @@ def _plain(content: dict[str, Any]) -> str:
 
 def _env(given: argparse.Namespace) -> int:
     variables = localaws.environment(given.state)
+    variables |= {"FRAUD_RUNS": str(claims.runs_of(localaws.state_folder(given.state)))}
+    changes = clean_environment.changes(os.environ, variables)
     if given.json:
-        return _say(json.dumps(variables))
-    return _say("\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
+        return _say(json.dumps(changes))
+    if aside := clean_environment.set_aside(os.environ, variables):
+        _note(f"Set aside, since it leads away from the local AWS: {', '.join(aside)}")
+    lines = [f"unset {name}" for name, value in changes.items() if value is None]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in changes.items() if value is not None]
+    return _say("\n".join(lines))
 
 
 def _logs(given: argparse.Namespace) -> int:
@@ -101,12 +116,12 @@ def _serve(given: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     state = localaws.state_folder(given.state)
-    state.mkdir(parents=True, exist_ok=True)
+    private_folder(state)
     os.chdir(state)  # no answer may depend on where somebody typed `fraud local up`
-    variables = supervisor.aws_variables(given.ministack_port, given.port, given.region)
-    plain = supervisor.plain_environment()
+    variables = supervisor.variables(state, given.ministack_port, given.port, given.region)
+    environment = clean_environment.clean(os.environ) | variables
     os.environ.clear()
-    os.environ.update(plain | variables)
+    os.environ.update(environment)
     asyncio.run(serve(state, given.port, variables))
     return 0
 

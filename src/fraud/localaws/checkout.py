@@ -23,18 +23,11 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from fraud.errors import PlatformError
+from fraud.localaws.clean_environment import kept
 
 SOURCE = "FRAUD_SOURCE"
 _NEVER = frozenset({".git", ".venv", "venv", ".fraud", "node_modules", "__pycache__", ".ipynb_checkpoints"})
 _CACHES = ("_cache", ".egg-info")
-
-# What a build may see of the environment that the daemon was started in: CodeBuild would give it nothing of it.
-_KEPT = frozenset(
-    "HOME USER LOGNAME LANG LANGUAGE LC_ALL LC_CTYPE TZ TMPDIR TERM LD_LIBRARY_PATH DYLD_LIBRARY_PATH OMP_NUM_THREADS "
-    "SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy "
-    "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_CERT PIP_PROXY PIP_NO_INDEX PIP_FIND_LINKS PIP_CACHE_DIR "
-    "PIP_CONFIG_FILE PIP_RETRIES PIP_DEFAULT_TIMEOUT XDG_CACHE_HOME XDG_CONFIG_HOME".split()
-)
 
 
 @dataclass(frozen=True)
@@ -215,11 +208,10 @@ def _jupyter(folder: Path) -> None:
 
 def environment(binaries: Path) -> dict[str, str]:
     """Return the environment variables of a build: nothing of the developer's shell but what it needs to work."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT}
     # Without a virtual environment its bin is the system's, which a build needs.
     parent = {str(Path(sys.prefix) / "bin")} if sys.prefix != sys.base_prefix else set()
     path = [item for item in os.environ.get("PATH", os.defpath).split(os.pathsep) if item and item not in parent]
-    return kept | {
+    return kept(os.environ) | {
         "PATH": os.pathsep.join([str(binaries), *path]),
         "VIRTUAL_ENV": str(binaries.parent),
         "PYTHONNOUSERSITE": "1",

@@ -23,6 +23,8 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from fraud.localaws.clean_environment import kept
+
 OPT_ML = "/opt/ml"
 _SUBMIT = ("sagemaker_program", "sagemaker_submit_directory")
 _TOOLKIT = frozenset(
@@ -37,8 +39,6 @@ _TOOLKIT = frozenset(
         "sagemaker_s3_output",
     }
 )
-_FROM_HOST = ("HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "LD_LIBRARY_PATH", "TZ")
-_FROM_HOST_PREFIXES = ("PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _SAFE_PROGRAM = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+/-]*")
 
 
@@ -339,9 +339,8 @@ def write_interpreters(root: Path) -> Path:
 
 def host_environment(aws: dict[str, str], interpreters: Path) -> dict[str, str]:
     """Return what every container has; nothing of the daemon's own Python settings gets in."""
-    kept = {key: value for key, value in os.environ.items() if key in _FROM_HOST or key.startswith(_FROM_HOST_PREFIXES)}
     return {
-        **kept,
+        **kept(os.environ),
         **aws,
         "PATH": f"{interpreters}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",

@@ -10,13 +10,12 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fraud.localaws.clean_environment import kept
 from fraud.localaws.container import unsatisfied
 from fraud.localaws.model_archive import ModelDataError, download, unpack
 from fraud.localaws.wire import Context
 
 MODEL_DIR = "/opt/ml/model"
-_INHERITED: tuple[str, ...] = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_INHERITED += ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _INSTALLING: dict[Path, asyncio.Lock] = {}
 
 
@@ -46,9 +45,8 @@ async def code_dir(context: Context, container: dict[str, Any], folder: Path, mo
 def variables(context: Context, container: dict[str, Any], model_dir: Path, code: Path) -> dict[str, str]:
     """Return the process's environment: the model's own and what AWS adds, ``/opt/ml/model`` being `model_dir`."""
     own = {name: _moved(value, model_dir) for name, value in container.get("Environment", {}).items()}
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return {
-        **inherited,
+        **kept(os.environ),
         **context.environment,
         **own,
         "SAGEMAKER_PROGRAM": own.get("SAGEMAKER_PROGRAM", ""),
@@ -91,7 +89,7 @@ async def install(context: Context, code: Path) -> Path | None:
         pip = await context.spawn(
             *(sys.executable, "-m", "pip", "install", "--target", beside, "-r", requirements),
             cwd=code,
-            env={name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("PIP_")},
+            env=kept(os.environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

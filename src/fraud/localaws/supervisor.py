@@ -21,13 +21,18 @@ import psutil
 
 from fraud.errors import PlatformError
 from fraud.localaws.children import MARK, Children, alive, end_session, started
+from fraud.localaws.clean_environment import clean
 from fraud.localaws.store import write_atomic
+from fraud.pipeline.private_folder import private_folder
 
 REGION = "eu-west-1"
+ACCOUNT = "000000000000"
 PREFERRED_PORTS = {"ministack": 4566, "server": 4570}
 _OURS = ("SAGEMAKER", "SAGEMAKER_RUNTIME", "SAGEMAKER_FEATURESTORE_RUNTIME", "CODEPIPELINE", "SESV2")
 _HEALTH = {"ministack": "/_ministack/health", "server": "/_local/health"}
 _TITLE = {"ministack": "MiniStack", "server": "the SageMaker, CodePipeline and SESv2 server"}
+_MINISTACK = "fraud.localaws.ministack"
+_SDK_DEFAULTS = "sagemaker.yaml"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 
@@ -54,24 +59,20 @@ def aws_variables(ministack_port: int, server_port: int, region: str = REGION) -
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
         "AWS_EC2_METADATA_DISABLED": "true",
+        # ~/.aws may name other endpoints, ways of addressing and credentials
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
 
 
-def plain_environment() -> dict[str, str]:
-    """Return this process's environment without AWS settings, ``SM_*`` and where the product is deployed.
+def variables(folder: Path, ministack_port: int, server_port: int, region: str = REGION) -> dict[str, str]:
+    """Return `aws_variables` and what SageMaker's SDK takes for its defaults.
 
-    What steers the local AWS itself stays: ``FRAUD_LOCAL_*``, and ``FRAUD_SOURCE``, the repository that builds use.
+    Left to itself, it asks the real STS for the account in the name of its default bucket, whatever the variables say.
     """
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("AWS_", "SM_", "SAGEMAKER_", "FRAUD_")) or key.startswith("FRAUD_LOCAL_")
+    return aws_variables(ministack_port, server_port, region) | {
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(folder / _SDK_DEFAULTS)
     }
-    if source := os.environ.get("FRAUD_SOURCE"):
-        kept["FRAUD_SOURCE"] = str(Path(source).resolve())
-    for name in ("NO_PROXY", "no_proxy"):
-        kept[name] = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get(name)]))
-    return kept
 
 
 def environment(state: Path | str | None = None) -> dict[str, str]:
@@ -86,7 +87,7 @@ def environment(state: Path | str | None = None) -> dict[str, str]:
     kept = _read(folder)
     if not all(_alive(kept, name) for name in PREFERRED_PORTS):
         raise PlatformError(f"The local AWS of {folder} is not running; start it with: fraud local up")
-    return aws_variables(kept["ministack"]["port"], kept["server"]["port"], kept.get("region", REGION))
+    return variables(folder, kept["ministack"]["port"], kept["server"]["port"], kept.get("region", REGION))
 
 
 def status(state: Path | str | None = None) -> dict[str, Any]:
@@ -137,9 +138,10 @@ def up(
     """
     folder = state_folder(state)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("logs", "tmp", "ministack/state", "ministack/s3"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
+        for name in ("logs", "tmp", "ministack", "ministack/state", "ministack/s3", "store", "mail", "children"):
+            private_folder(folder / name)
+        write_atomic(folder / _SDK_DEFAULTS, _sdk_defaults().encode())
         with _locked(folder):
             return _up(folder, {"ministack": port, "server": server_port}, echo)
     except OSError as error:
@@ -203,10 +205,10 @@ def _start(folder: Path, ports: Mapping[str, int], echo: Callable[[str], None]) 
 
 
 def _spawn(folder: Path, name: str, ports: Mapping[str, int]) -> dict[str, Any]:
-    variables = aws_variables(ports["ministack"], ports["server"])
-    child = plain_environment() | variables | {MARK: str(folder), "PYTHONUNBUFFERED": "1"}
+    aws = variables(folder, ports["ministack"], ports["server"])
+    child = clean(os.environ) | aws | {MARK: str(folder), "PYTHONUNBUFFERED": "1"}
     if name == "ministack":
-        arguments = ["-m", "fraud.localaws.ministack"]
+        arguments = ["-m", _MINISTACK]
         child |= {
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(ports["ministack"]),
@@ -225,7 +227,7 @@ def _spawn(folder: Path, name: str, ports: Mapping[str, int]) -> dict[str, Any]:
     else:
         arguments = ["-m", "fraud.localaws", "--state", str(folder), "serve", "--region", REGION]
         arguments += ["--port", str(ports["server"]), "--ministack-port", str(ports["ministack"])]
-    with _log(folder, name).open("ab") as log:
+    with open(_log(folder, name), "ab", opener=_private) as log:
         process = subprocess.Popen(
             [sys.executable, "-P", *arguments],  # -P: not from the folder it stands in
             cwd=folder,
@@ -234,9 +236,22 @@ def _spawn(folder: Path, name: str, ports: Mapping[str, int]) -> dict[str, Any]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o077,
         )
     _OPENED[process.pid] = process
     return {"pid": process.pid, "started": started(process.pid) or time.time()}
+
+
+def _sdk_defaults() -> str:
+    session = {"DefaultS3Bucket": f"sagemaker-{REGION}-{ACCOUNT}"}  # as it would be named, had STS been asked
+    return json.dumps({"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"Session": session}}}})
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that its owner alone may read."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # it may be there already
+    return descriptor
 
 
 _OPENED: dict[int, subprocess.Popen[bytes]] = {}  # our own children, so that they can be reaped

@@ -11,17 +11,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import boto3
+
 from fraud.errors import PlatformError
+from fraud.pipeline import claims
 from fraud.pipeline import where as places
 
 ENVIRONMENT, ENDPOINT = "local", "fraud"
 SENDER = "fraud-loop@example.com"
 
 
-def local_aws(*arguments: str, module: str = "fraud.localaws") -> str:
-    """Run a command of the local AWS and return what it prints.
+def local_aws(*arguments: str, module: str = "fraud.localaws", shown: bool = False) -> str:
+    """Run a command of the local AWS and return what it prints; with `shown`, show what it says besides.
 
     Raises
     ------
@@ -32,12 +36,19 @@ def local_aws(*arguments: str, module: str = "fraud.localaws") -> str:
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise PlatformError((said[-1] if said else "The local AWS failed.").removeprefix("Error: "))
+    if shown:
+        sys.stderr.write(done.stderr)
     return done.stdout
 
 
-def point_here(environment: Mapping[str, str]) -> None:
-    """Point this process at the local AWS: its variables, and clients made anew."""
-    os.environ.update(environment)
+def point_here(changes: Mapping[str, str | None]) -> None:
+    """Point this process at the local AWS: its variables, without those that lead elsewhere, and clients made anew."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    boto3.setup_default_session()  # the one before may hold a profile
     for cached in (places.client, places.client_once, places.where):
         cached.cache_clear()
 
@@ -58,24 +69,32 @@ def bring_up(*, port: int = 0, bare: bool = False, echo: Callable[[str], None] =
     -------
     dict
         What runs where, and the stack's outputs.
-    """
-    echo("Starting the local AWS …")
-    state: dict[str, Any] = json.loads(local_aws("up", *(["--port", str(port)] if port else [])))
-    environment = json.loads(local_aws("env", "--json"))
-    point_here(environment)
-    if bare:
-        return state
-    from fraud.pipeline.infra import deploy_app
 
-    echo("Deploying infra/app.yml …")
-    settings = {"EndpointName": ENDPOINT, "ReportFrom": SENDER, "ReportTo": "fraud-team@example.com"}
-    outputs = deploy_app(ENVIRONMENT, settings, echo=echo)
-    pipeline = ["--bucket", outputs["BucketName"], "--endpoint", ENDPOINT, "--env", ENVIRONMENT]
-    local_aws(*pipeline, module="fraud.localaws.default_pipeline")
-    mail = places.client("sesv2")
-    with contextlib.suppress(mail.exceptions.AlreadyExistsException):
-        mail.create_email_identity(EmailIdentity=SENDER)
-    return state | {"outputs": outputs}
+    Raises
+    ------
+    HeldError
+        `make run` is going on; another `fraud local up` is waited for.
+    """
+    folder = Path(json.loads(local_aws("status", "--json"))["state"])
+    with claims.hold(folder, "fraud local up", echo=echo):
+        echo("Starting the local AWS …")
+        state: dict[str, Any] = json.loads(local_aws("up", *(["--port", str(port)] if port else [])))
+        if aside := state.pop("set_aside"):
+            echo(f"Set aside, since it leads away from the local AWS: {', '.join(aside)}")
+        point_here(json.loads(local_aws("env", "--json")))
+        if bare:
+            return state
+        from fraud.pipeline.infra import deploy_app
+
+        echo("Deploying infra/app.yml …")
+        settings = {"EndpointName": ENDPOINT, "ReportFrom": SENDER, "ReportTo": "fraud-team@example.com"}
+        outputs = deploy_app(ENVIRONMENT, settings, echo=echo)
+        pipeline = ["--bucket", outputs["BucketName"], "--endpoint", ENDPOINT, "--env", ENVIRONMENT]
+        local_aws(*pipeline, module="fraud.localaws.default_pipeline")
+        mail = places.client("sesv2")
+        with contextlib.suppress(mail.exceptions.AlreadyExistsException):
+            mail.create_email_identity(EmailIdentity=SENDER)
+        return state | {"outputs": outputs}
 
 
 def tick(schedule: str = "") -> dict[str, Any]:

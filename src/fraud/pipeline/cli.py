@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,19 +85,21 @@ def run_command(
 
         fraud run --run-id tuesday --from 02 -p learning_rate=0.03
     """
-    from fraud.pipeline import runner
+    from fraud.pipeline import claims, runner
 
     overrides = _pairs(param, "--param")
-    this = runner.run(
-        env,
-        run_id=run_id,
-        only=only,
-        first=first,
-        overrides=overrides,
-        cell_timeout=cell_timeout,
-        timeout=timeout,
-        echo=_say,
-    )
+    runs = os.environ.get("FRAUD_RUNS")  # where a shell wants to see what is going on
+    with claims.registered(Path(runs) if runs else None, "fraud run"):
+        this = runner.run(
+            env,
+            run_id=run_id,
+            only=only,
+            first=first,
+            overrides=overrides,
+            cell_timeout=cell_timeout,
+            timeout=timeout,
+            echo=_say,
+        )
     _say(f"Reports: {runner.REPORTS / this.run_id} and {this.uri('')}")
 
 
@@ -318,10 +321,10 @@ def local_status() -> None:
 
 @local.command("env")
 def local_env() -> None:
-    """Print export lines for a shell: eval "$(fraud local env)"."""
+    """Print for a shell what to export and to unset: eval "$(fraud local env)"."""
     from fraud.pipeline.bring_up import local_aws
 
-    typer.echo(local_aws("env").strip())
+    typer.echo(local_aws("env", shown=True).strip())
 
 
 @local.command("logs")
