@@ -32,7 +32,8 @@ def local_aws(*arguments: str, module: str = "fraud.localaws", shown: bool = Fal
     PlatformError
         With the command's own sentence when it fails.
     """
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-X", "utf8", "-m", module, *arguments]  # paths and signs beyond ASCII in any locale
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise PlatformError((said[-1] if said else "The local AWS failed.").removeprefix("Error: "))

@@ -56,14 +56,20 @@ def _pairs(given: list[str], option: str) -> dict[str, str]:
     return pairs
 
 
+def _version(wanted: bool) -> None:
+    if wanted:  # eager: before a command is missed
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
+    """Look at the options before a command."""
 
 
 @app.command("run")
