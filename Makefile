@@ -6,6 +6,9 @@ PYTEST := $(BIN)/python -m pytest
 
 # The shell's own settings of Python are not meant for the environment of this product.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
+ifneq ($(filter C POSIX,$(LC_ALL)),)
+export LC_ALL := C.UTF-8
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test prove-properties prove-loop prove-serving bench lint format lock sample local clean

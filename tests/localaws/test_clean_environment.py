@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,7 +171,19 @@ def test_a_proxy_stays_for_the_world_and_is_passed_by_for_loopback(name: str) ->
 def test_what_steers_the_local_aws_and_the_terminal_stays() -> None:
     harmless = {"FRAUD_LOCAL_TIME_SCALE": "9", "FRAUD_REPORTS": "r", "AWS_PAGER": "", "PYTHONUTF8": "1", "LC_ALL": "C"}
     assert set_aside(harmless, AWS) == []
-    assert clean(harmless).items() >= {"FRAUD_LOCAL_TIME_SCALE": "9", "PYTHONUTF8": "1", "LC_ALL": "C"}.items()
+    assert clean(harmless).items() >= {"FRAUD_LOCAL_TIME_SCALE": "9", "PYTHONUTF8": "1"}.items()
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_python_starts_below_a_folder_that_is_not_ascii_in_any_locale(locale: str, tmp_path: Path) -> None:
+    folder = tmp_path / "ä"
+    venv.create(folder / "venv", symlinks=True)
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    (site / "editable.pth").write_text(f"{folder}\n", encoding="utf-8")
+    python = [str(folder / "venv" / "bin" / "python"), "-c", "print('starts')"]
+    assert subprocess.run(python, env=kept({"LC_ALL": locale}), capture_output=True).stdout == b"starts\n"
+    (folder / "Makefile").write_text(f"include {ROOT}/Makefile\nshow:\n\t@venv/bin/python -c 'print(1)'\n")
+    assert run("make show", {"PATH": os.environ["PATH"], "LC_ALL": locale}, folder).stdout == "1\n"
 
 
 @pytest.mark.localaws

@@ -44,6 +44,8 @@ def kept(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if (name in _KEPT or _KEPT_BY_PATTERN.fullmatch(name)) and name not in missing
     }
+    if found.get("LC_ALL") in ("C", "POSIX"):
+        found["LC_ALL"] = "C.UTF-8"  # Python reads its .pth files as ASCII else: it does not start below a folder `ä`
     return found | _no_proxy(environ)
 
 
