@@ -222,6 +222,8 @@ def test_everything_at_once_starts_deploys_calls_and_builds(tmp_path: Path, home
         outputs, answer = done.stdout.split("}\n{")
         assert json.loads(outputs + "}")["PipelineName"] == pipeline
         assert json.loads("{" + answer)["verdict"]
+        ticked = run("fraud local tick", hostile, tmp_path)  # in a shell that was not told
+        assert ticked.returncode == 0 and json.loads(ticked.stdout)["verdict"], ticked.stderr
         seen = _environments(str(state))
         assert {"ministack", "serve", "build"} <= seen.keys(), sorted(seen)
         for what, environment in seen.items():

@@ -344,8 +344,9 @@ def local_logs(lines: Annotated[int, typer.Option(help="How many lines of each l
 @local.command("tick")
 def local_tick() -> None:
     """Do now what the schedule does each hour: invoke the drift check with the schedule's own event."""
-    from fraud.pipeline.bring_up import tick
+    from fraud.pipeline.bring_up import local_aws, point_here, tick
 
+    point_here(json.loads(local_aws("env", "--json")))  # here, wherever the shell points
     typer.echo(json.dumps(tick(), indent=1))
 
 
