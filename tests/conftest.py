@@ -127,3 +127,20 @@ def bare_house(tmp_path_factory):
             env=os.environ | {"FRAUD_LOCAL_STATE": str(state)},
             check=False,
         )
+
+
+@pytest.fixture(scope="module")
+def any_endpoint(house):
+    """A deployment that does not say which endpoint is its own, so that each run may have another."""
+    import boto3
+
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    keys = {name.lower(): house.environment[name] for name in names}
+    ssm = boto3.client(
+        "ssm", endpoint_url=house.environment["AWS_ENDPOINT_URL"], region_name=house.environment["AWS_REGION"], **keys
+    )
+    before = ssm.get_parameter(Name="/fraud-loop/where")["Parameter"]["Value"]
+    without = {name: value for name, value in json.loads(before).items() if name != "endpoint_name"}
+    ssm.put_parameter(Name="/fraud-loop/where", Value=json.dumps(without), Type="String", Overwrite=True)
+    yield
+    ssm.put_parameter(Name="/fraud-loop/where", Value=before, Type="String", Overwrite=True)

@@ -63,6 +63,7 @@ class Bucket:
     def put_object(self, *, Bucket, Key, Body, ContentType, IfNoneMatch):
         assert (ContentType, IfNoneMatch) == ("application/json", "*")
         self.puts += 1
+        return {"ETag": '"1"'}
 
 
 def service_in_memory():

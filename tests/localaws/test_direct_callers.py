@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,8 +217,12 @@ class Captured:
         self.objects = {key: body for (_, key), body in world.s3.objects.items() if key.startswith("data-capture/")}
         self.objects["releases/fraud/one/schema.json"] = schema.to_json().encode()
 
-    def list_keys(self, prefix: str) -> list[str]:
-        return [key for key in self.objects if key.startswith(prefix)]
+    def list_keys(self, prefix: str, after: str = "") -> Iterator[str]:
+        return (key for key in sorted(self.objects) if key.startswith(prefix) and key > after)
+
+    def list(self, prefix: str) -> list[Any]:
+        assert prefix == "labels/"  # nobody delivers any
+        return []
 
     def get(self, key: str) -> bytes:
         return self.objects[key]

@@ -28,7 +28,7 @@ def features(house, bucket, trained):
 
 
 @pytest.fixture(scope="module")
-def retry(house):
+def retry(house, any_endpoint):
     """A run whose id begins with that of the runs to come."""
     house.fraud("run", "--run-id", "nov-retry", *QUICK, *ENDPOINT)
     return json.loads(house.read("runs/nov-retry/02_train.json"))

@@ -15,7 +15,7 @@ LEDGER = f"ledger/live/{ENDPOINT}/"
 
 
 @pytest.fixture(scope="module")
-def traffic(house):
+def traffic(house, any_endpoint):
     """Captured traffic of three hours."""
     s3, now = house.s3(), dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
     for hour in range(3):
