@@ -8,6 +8,7 @@ from hosting_kit import CAPTURE, ENVIRONMENT, IMAGE, archive, variant
 from localaws_kit import archive as code_archive
 from test_stack import BUNDLE, forget_clients
 
+from fraud.errors import ParameterError
 from fraud.pipeline import infra, teardown
 from fraud.pipeline import where as places
 
@@ -91,6 +92,12 @@ def world(aws, tmp_path_factory):
 
 def names(operation, member, name):
     return [item[name] for item in getattr(places.client("sagemaker"), operation)(NameContains="fraud-")[member]]
+
+
+def test_another_name_than_the_deployments_takes_nothing_away(world):
+    with pytest.raises(ParameterError, match="hold the deployment 'staging', not 'stagign'"):
+        teardown.destroy("stagign", echo=world.said.append)
+    assert infra.code_bucket()["Bucket"] in [item["Name"] for item in places.client("s3").list_buckets()["Buckets"]]
 
 
 def test_what_costs_is_gone_and_what_stays_is_named(world):

@@ -1,9 +1,8 @@
 """List prices of AWS that this product tells people, us-east-1, December 2026, before any discount.
 
-Sources: aws.amazon.com/s3/pricing, aws.amazon.com/cloudwatch/pricing, aws.amazon.com/kms/pricing.
+Sources: aws.amazon.com/s3/pricing, aws.amazon.com/kms/pricing.
 """
 
 S3_GB_MONTH = 0.023  # dollars for a gigabyte of S3 Standard and month
-LOGS_GB_MONTH = 0.03  # dollars for a gigabyte of stored logs and month
 KMS_KEY_MONTH = 1.0  # dollars for a key and month
 AS_OF = "us-east-1, December 2026"

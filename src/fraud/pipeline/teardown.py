@@ -13,13 +13,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from fraud.errors import PlatformError
+from fraud.errors import ParameterError, PlatformError
 from fraud.pipeline import prices, stacks
 from fraud.pipeline.deployment import describe as describe_endpoint
 from fraud.pipeline.infra import app_stack_name, code_bucket, exists, pipeline_stack_name
 from fraud.pipeline.registry import group_of, packages
 from fraud.pipeline.stacks import aws_errors
-from fraud.pipeline.where import client
+from fraud.pipeline.where import client, stored
 
 Echo = Callable[[str], None]
 LIMIT_SECONDS = 3600  # an update of the endpoint may be under way, and cannot be deleted before it ends
@@ -41,11 +41,15 @@ def destroy(env: str, *, echo: Echo) -> None:
 
     Raises
     ------
+    ParameterError
+        When the account and region hold another deployment.
     PlatformError
         When AWS refuses. What was deleted until then is deleted; the same call goes on.
     """
     name = app_stack_name(env)
     with aws_errors(f"Deleting the deployment {env}"):
+        if (there := stored().get("environment", env)) != env:
+            raise ParameterError(f"This account and region hold the deployment {there!r}, not {env!r}.")
         app = stacks.settled(name)
         if app is None:
             echo(f"There is no stack {name}.")
